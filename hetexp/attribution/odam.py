@@ -1,0 +1,22 @@
+"""ODAM: gradient-weighted activation maps of an intermediate feature (Zhao et al., TPAMI 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from hetexp.attribution.corrections import CorrectedMaps
+from hetexp.models.trace import AttentionTrace
+
+
+@dataclass(frozen=True)
+class Odam:
+    """relu(sum_c dy/dF_c * F_c) over the features F that the trace carries."""
+
+    corrections: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
+        """Relevance of every source for the explained tokens, [k, N] each."""
+        return {s: (trace.features[s].gradient * trace.features[s].activation).sum(-1).relu() for s in trace.sources}

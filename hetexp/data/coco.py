@@ -1,0 +1,203 @@
+"""Images and annotations of a COCO-format folder: val2017 as released, the embedded scenes, or a user's own."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from pycocotools.coco import COCO
+
+from hetexp.errors import DataError
+
+
+class ItemError(DataError):
+    """One item of a data set is damaged: a run can record it, leave it out and go on."""
+
+
+@dataclass(frozen=True)
+class SceneItem:
+    """One image of the data set; sizes in pixels."""
+
+    image_id: int
+    file_name: str
+    width: int
+    height: int
+
+
+class CocoScenes:
+    """A COCO-format data set, in the order of image ids; images without annotations are kept.
+
+    Raises DataError when the folder or the annotation file is missing, is not valid JSON, lacks what COCO's format
+    requires, or names an image that is not there.
+    """
+
+    def __init__(self, images_dir: str | Path, annotation_file: str | Path, limit: int | None = None) -> None:
+        self.images_dir, self.annotation_file = Path(images_dir), Path(annotation_file)
+        if limit is not None and limit < 1:
+            raise DataError(f"limit must be at least 1 image, got {limit}: leave it out to take all")
+        if not self.images_dir.is_dir():
+            raise DataError(f"image folder {self.images_dir} does not exist: check the path, or download the data")
+        content = _read(self.annotation_file)
+        self._digest = hashlib.sha256(content).hexdigest()
+        self._content = _parse(content, self.annotation_file)
+        self.items = self._list_items()[:limit]
+        self._check_files()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @cached_property
+    def coco(self) -> COCO:
+        """The annotations as pycocotools' COCO object (all images, whatever the limit)."""
+        coco = COCO()
+        coco.dataset = self._content
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco.createIndex()
+        return coco
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Category names by category id."""
+        return {category["id"]: category["name"] for category in self._content["categories"]}
+
+    def path(self, item: SceneItem) -> Path:
+        """Where the image lies."""
+        return self.images_dir / item.file_name
+
+    def load(self, item: SceneItem) -> Image.Image:
+        """The image in RGB (greyscale and CMYK converted, stored orientation kept as COCO's annotations expect).
+
+        Raises ItemError if the file cannot be decoded, is cut short or has another size than its record.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # damaged metadata does not touch the pixels
+                with Image.open(io.BytesIO(self._image_bytes(item))) as image:
+                    rgb = image.convert("RGB")
+        except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise ItemError(f"image {self.path(item)} is damaged ({error}): replace the file") from error
+        if rgb.size != (item.width, item.height):
+            raise ItemError(
+                f"image {self.path(item)} is {rgb.width} x {rgb.height} pixels (width x height), but "
+                f"{self.annotation_file.name} says {item.width} x {item.height}: replace one of them"
+            )
+        return rgb
+
+    def item_digest(self, item: SceneItem) -> str:
+        """SHA-256 of the image file's bytes, as hex."""
+        return hashlib.sha256(self._image_bytes(item)).hexdigest()
+
+    def dataset_digest(self) -> str:
+        """SHA-256 of the annotation file's bytes, as hex."""
+        return self._digest
+
+    def _image_bytes(self, item: SceneItem) -> bytes:
+        try:
+            return self.path(item).read_bytes()
+        except OSError as error:
+            raise ItemError(f"image {self.path(item)} cannot be read ({error.strerror}): restore the file") from error
+
+    def _list_items(self) -> list[SceneItem]:
+        items = [
+            SceneItem(image["id"], image["file_name"], image["width"], image["height"])
+            for image in self._content["images"]
+        ]
+        items.sort(key=lambda item: item.image_id)
+        for one, other in pairwise(items):
+            if one.image_id == other.image_id:
+                raise DataError(f"{self.annotation_file} lists image id {one.image_id} twice: ids must be unique")
+        if not items:
+            raise DataError(f"{self.annotation_file} lists no images: at least one is needed")
+        return items
+
+    def _check_files(self) -> None:
+        missing = [item.file_name for item in self.items if not self.path(item).is_file()]
+        if missing:
+            raise DataError(
+                f"{self.annotation_file} names {len(missing)} image(s) that are not in {self.images_dir}, for example "
+                f"{', '.join(missing[:3])}: restore them, or point the images folder elsewhere"
+            )
+
+
+def category_ids(id2label: Mapping[int, str], coco: COCO) -> dict[int, int]:
+    """COCO category id of each model label, matched by name: {label: category id}.
+
+    A label without a category is left out: DETR's label list has gaps named "N/A" and placeholders, and a user's own
+    data may have fewer categories than the model. A detection of such a label cannot be right or wrong on this data.
+    Raises DataError when no label at all is a category, or when two labels claim one category.
+    """
+    by_name = {category["name"]: category["id"] for category in coco.cats.values()}
+    mapping = {int(label): by_name[name] for label, name in id2label.items() if name in by_name}
+    if not mapping:
+        raise DataError(
+            f"none of the model's labels ({_some(id2label.values())}) is a category of the data ({_some(by_name)}): "
+            "labels and categories are matched by name, so use a model trained on these categories"
+        )
+    claimed = list(mapping.values())
+    twice = sorted({coco.cats[category]["name"] for category in claimed if claimed.count(category) > 1})
+    if twice:
+        raise DataError(f"several model labels are named {_some(twice)}: each category needs exactly one label")
+    return mapping
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"annotation file {path} does not exist: check the path, or download the data") from error
+    except OSError as error:
+        raise DataError(f"annotation file {path} cannot be read: {error.strerror}") from error
+
+
+def _parse(content: bytes, path: Path) -> dict[str, Any]:
+    try:
+        parsed = json.loads(content)
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON ({error}): it may be cut short, fetch it again") from error
+    if not isinstance(parsed, dict):
+        raise DataError(f"{path} holds a {type(parsed).__name__}, expected COCO's object with images, annotations, ...")
+    required = {
+        "images": ("id", "file_name", "width", "height"),
+        "annotations": ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"),
+        "categories": ("id", "name"),
+    }
+    for part, keys in required.items():
+        if not isinstance(parsed.get(part), list):
+            raise DataError(f"{path} lacks the list '{part}': COCO's instances format has {', '.join(required)}")
+        for number, record in enumerate(parsed[part]):
+            missing = [key for key in keys if not isinstance(record, dict) or key not in record]
+            if missing:
+                raise DataError(f"{path}: {part}[{number}] lacks {', '.join(missing)}, which COCO's format requires")
+    for number, image in enumerate(parsed["images"]):
+        sizes = (image["width"], image["height"])
+        if not all(isinstance(side, int) and side > 0 for side in sizes) or not isinstance(image["file_name"], str):
+            raise DataError(f"{path}: images[{number}] needs a file name and a size in whole pixels > 0, got {image}")
+        if not isinstance(image["id"], int):
+            raise DataError(f"{path}: images[{number}] has id {image['id']!r}, expected a whole number")
+    known = {image["id"] for image in parsed["images"]}
+    classes = {category["id"] for category in parsed["categories"]}
+    for number, annotation in enumerate(parsed["annotations"]):
+        if annotation["image_id"] not in known:
+            raise DataError(
+                f"{path}: annotations[{number}] belongs to image {annotation['image_id']}, which 'images' does not list"
+            )
+        if annotation["category_id"] not in classes:
+            raise DataError(
+                f"{path}: annotations[{number}] has category {annotation['category_id']}, which 'categories' lacks"
+            )
+    return parsed

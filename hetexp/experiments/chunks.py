@@ -1,0 +1,58 @@
+"""Chunks of items: the unit of storing, resuming and sharding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from hetexp.experiments.store import content_hash
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Chunk(Generic[Item]):
+    """Consecutive items with a name that hashes their content."""
+
+    index: int
+    items: tuple[Item, ...]
+    name: str
+
+
+def make_chunks(items: Sequence[Item], size: int, digest: Callable[[Item], str]) -> list[Chunk[Item]]:
+    """Split items into chunks of `size`; `digest` identifies an item's content."""
+    chunks = []
+    for index, start in enumerate(range(0, len(items), size)):
+        part = tuple(items[start : start + size])
+        name = f"{index:06d}-{content_hash([digest(i) for i in part])[:16]}"
+        chunks.append(Chunk(index, part, name))
+    return chunks
+
+
+def owned(chunks: Sequence[Chunk[Item]], shard: tuple[int, int]) -> list[Chunk[Item]]:
+    """Chunks of one shard: every n-th."""
+    index, count = shard
+    return [c for c in chunks if c.index % count == index]
+
+
+def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Consecutive groups of at most `size` items."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def progress_bar(enabled: bool) -> Progress:
+    """Progress on the terminal with the time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        disable=not enabled,
+        transient=False,
+    )

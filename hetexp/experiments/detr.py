@@ -1,0 +1,228 @@
+"""DETR: relevance of every kept detection, then weakly supervised segmentation (Tables 1 and 2)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hetexp.attribution.methods import attribute
+from hetexp.config import scales
+from hetexp.data.coco import CocoScenes, ItemError, SceneItem, category_ids, category_of
+from hetexp.evaluation.coco import evaluate_segm
+from hetexp.evaluation.masks import encode, segment
+from hetexp.experiments.chunks import Chunk, batches, make_chunks, owned, progress_bar
+from hetexp.experiments.session import Session
+from hetexp.experiments.store import Store
+from hetexp.models.detr import DetrAdapter
+from hetexp.models.trace import AttentionTrace
+from hetexp.targets import automatic
+
+log = logging.getLogger("hetexp")
+
+METRICS = ("AP", "AP_medium", "AP_large", "AR", "AR_medium", "AR_large")
+DETECTIONS = "detections"
+
+
+@dataclass(frozen=True)
+class Job:
+    """The pieces of one DETR run."""
+
+    scenes: CocoScenes
+    chunks: list[Chunk[SceneItem]]
+    store: Store
+
+
+def prepare(session: Session) -> Job:
+    """Open the data and the store and cut the items into chunks."""
+    cfg = session.cfg
+    scenes = CocoScenes(
+        f"{cfg.data.root}/{cfg.data.images}", f"{cfg.data.root}/{cfg.data.annotations}", limit=cfg.limit
+    )
+    adapter = session.adapter
+    assert isinstance(adapter, DetrAdapter)
+    processor = None if adapter.processor is None else adapter.processor.to_json_string()
+    store = session.store(keep=cfg.model.keep, odam_feature=cfg.model.odam_feature, processor=processor)
+    return Job(scenes, make_chunks(scenes.items, cfg.chunk_size, scenes.item_digest), store)
+
+
+def attribute_all(session: Session, job: Job) -> None:
+    """Stage 1: fill the store with detections and the relevance of every method that is not there yet."""
+    with progress_bar(session.cfg.progress) as progress:
+        task = progress.add_task("attribute", total=sum(len(c.items) for c in owned(job.chunks, session.shard)))
+        for chunk in owned(job.chunks, session.shard):
+            units = {s.name: job.store.unit(chunk.name, s.name, s.settings) for s in session.methods}
+            missing = [s for s in session.methods if not job.store.has(units[s.name])]
+            rows_unit = job.store.unit(chunk.name, DETECTIONS)
+            if missing or not job.store.has(rows_unit):
+                tables, relevance = _attribute_chunk(session, job, chunk, missing)
+                if not rows_unit.exists():
+                    job.store.write(rows_unit, tables=tables)
+                for spec in missing:
+                    job.store.write(units[spec.name], relevance[spec.name])
+            progress.advance(task, len(chunk.items))
+
+
+def _attribute_chunk(
+    session: Session, job: Job, chunk: Chunk[SceneItem], missing: Sequence[Any]
+) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, Tensor]]]:
+    """Detections, images and skips of a chunk, and per method the relevance [k, h, w] of every image."""
+    adapter, cfg = session.adapter, session.cfg
+    assert isinstance(adapter, DetrAdapter)
+    target = automatic(cfg.target.name)
+    images: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
+    skips: list[dict[str, Any]] = []
+    relevance: dict[str, dict[str, Tensor]] = {s.name: {} for s in missing}
+    loaded = []
+    for item in chunk.items:
+        try:
+            loaded.append((item, job.scenes.load(item)))
+        except ItemError as error:
+            log.warning("skipped: %s", error)
+            skips.append({"image_id": item.image_id, "reason": str(error)})
+    for batch in batches(loaded, cfg.batch_size):
+        inputs = adapter.prepare([image for _, image in batch])
+        traces = adapter.trace(inputs, [[target]] * len(batch), odam_feature=cfg.model.odam_feature)
+        for row, ((item, image), trace) in enumerate(zip(batch, traces, strict=True)):
+            rows, columns = (int(n) for n in _valid(inputs["pixel_mask"][row]))
+            images.append(
+                {
+                    "image_id": item.image_id,
+                    "height": image.height,
+                    "width": image.width,
+                    "input_height": rows,
+                    "input_width": columns,
+                    "kept": trace.n_targets,
+                }
+            )
+            detections += _detection_rows(item.image_id, trace)
+            maps = attribute(trace, {s.name: s.method for s in missing})
+            for spec in missing:
+                relevance[spec.name][str(item.image_id)] = _crop(maps[spec.name]["image"], trace).float().cpu()
+    tables = {
+        "images": pd.DataFrame(
+            images, columns=["image_id", "height", "width", "input_height", "input_width", "kept"]
+        ),
+        "detections": pd.DataFrame(
+            detections, columns=["image_id", "query", "target", "label", "score", "x", "y", "w", "h"]
+        ),
+        "skips": pd.DataFrame(skips, columns=["image_id", "reason"]),
+    }
+    return tables, relevance
+
+
+def _valid(mask: Tensor) -> tuple[Tensor, Tensor]:
+    return mask.bool().any(1).sum(), mask.bool().any(0).sum()
+
+
+def _crop(relevance: Tensor, trace: AttentionTrace) -> Tensor:
+    """The image's own part [k, h', w'] of a padded grid."""
+    _, width = trace.layouts["image"].shape
+    index = trace.layouts["image"].index
+    rows, columns = int(index.max()) // width + 1, int((index % width).max()) + 1
+    return relevance[:, :rows, :columns]
+
+
+def _detection_rows(image_id: int, trace: AttentionTrace) -> list[dict[str, Any]]:
+    """Every query's best class, score and box; `target` is its row of relevance, -1 if it was not kept."""
+    out = trace.outputs
+    probabilities = out["logits"].softmax(-1)[:, :-1]
+    scores, labels = (x.cpu().tolist() for x in probabilities.max(-1))
+    position = {q: j for j, q in enumerate(out["queries"].tolist())}
+    return [
+        {
+            "image_id": image_id,
+            "query": q,
+            "target": position.get(q, -1),
+            "label": labels[q],
+            "score": scores[q],
+            **dict(zip("xywh", box, strict=True)),
+        }
+        for q, box in enumerate(out["boxes"].cpu().tolist())
+    ]
+
+
+def evaluate_all(session: Session, job: Job) -> list[dict[str, Any]]:
+    """Stage 2: masks at every threshold and their COCO scores, from the store alone."""
+    adapter = session.adapter
+    assert isinstance(adapter, DetrAdapter)
+    labels = category_ids(adapter.labels, job.scenes.coco)
+    rows: list[dict[str, Any]] = []
+    wanted = [(spec, scale) for spec in session.methods for scale in scales(session.cfg)]
+    with progress_bar(session.cfg.progress) as progress:
+        task = progress.add_task("evaluate ", total=len(wanted))
+        for spec, scale in wanted:
+            submitted, image_ids, counts = _submit(session, job, spec, scale, labels)
+            scores = evaluate_segm(job.scenes.coco, submitted, image_ids)
+            for metric in METRICS:
+                value = scores[metric]
+                rows.append(
+                    {
+                        **session.row(spec, scale),
+                        "panel": "segm",
+                        "metric": metric,
+                        "value": None if value is None else 100 * value,
+                        "n": len(image_ids),
+                    }
+                )
+            session.facts.setdefault("counts", {})[f"{spec.name}@{scale:g}"] = counts
+            progress.advance(task)
+    return rows
+
+
+def _submit(
+    session: Session, job: Job, spec: Any, scale: float, labels: dict[int, int | None]
+) -> tuple[list[dict[str, Any]], list[int], dict[str, int]]:
+    """Detections in COCO's result form, the images evaluated, and what was counted on the way."""
+    cfg, names = session.cfg, session.adapter.labels  # type: ignore[union-attr]
+    submitted: list[dict[str, Any]] = []
+    image_ids: list[int] = []
+    counts = {"images": 0, "skipped_images": 0, "no_kept_query": 0, "not_finite": 0, "empty_masks": 0, "masks": 0}
+    for chunk in job.chunks:
+        tables = job.store.read(job.store.unit(chunk.name, DETECTIONS)).tables
+        tensors = job.store.read(job.store.unit(chunk.name, spec.name, spec.settings)).tensors
+        by_image = dict(tuple(tables["detections"].groupby("image_id")))
+        counts["skipped_images"] += len(tables["skips"])
+        for image in tables["images"].itertuples():
+            image_ids.append(int(image.image_id))
+            counts["images"] += 1
+            counts["no_kept_query"] += image.kept == 0
+            found = by_image[image.image_id]
+            relevance = tensors[str(image.image_id)]
+            finite = relevance.flatten(1).isfinite().all(1)
+            counts["not_finite"] += int((~finite).sum())
+            clean = torch.where(finite[:, None, None], relevance, 0)  # constant maps give empty masks
+            size = (int(image.height), int(image.width))
+            masks = segment(
+                clean, scale, (int(image.input_height), int(image.input_width)), size, cfg.threshold.upsample
+            )
+            counts["masks"] += len(masks)
+            counts["empty_masks"] += int((~masks.flatten(1).any(1)).sum())
+            codes = encode(masks)
+            empty = encode(torch.zeros(1, *size, dtype=torch.bool))[0] if cfg.model.submit_unkept else None
+            for detection in found.itertuples():
+                code = codes[detection.target] if detection.target >= 0 else empty
+                if code is None:
+                    continue
+                submitted.append(
+                    {
+                        "image_id": int(image.image_id),
+                        "category_id": category_of(int(detection.label), labels, names),
+                        "segmentation": code,
+                        "score": float(detection.score),
+                    }
+                )
+    return submitted, image_ids, counts
+
+
+def run(session: Session) -> list[dict[str, Any]]:
+    """Both stages; a shard only fills its part of the store."""
+    job = prepare(session)
+    attribute_all(session, job)
+    return [] if session.shard[1] > 1 else evaluate_all(session, job)

@@ -1,0 +1,267 @@
+"""LXMERT: relevance of words and regions, then the perturbation test (Figure 6) and ground-truth measures."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hetexp.attribution.methods import attribute
+from hetexp.data.coco import ItemError
+from hetexp.data.regions import RegionStore, open_regions
+from hetexp.data.vqa import Question, draw, read_answers, read_questions
+from hetexp.errors import CheckpointError, InputError
+from hetexp.evaluation.perturbation import FRACTIONS, PANELS, soft_scores, variants
+from hetexp.evaluation.statistics import bootstrap_interval, trapezoid_auc
+from hetexp.experiments.chunks import Chunk, batches, make_chunks, owned, progress_bar
+from hetexp.experiments.faithfulness import faithfulness_rows
+from hetexp.experiments.methods import MethodSpec
+from hetexp.experiments.perturb import Sample, answer_variants, full_batch, whole
+from hetexp.experiments.session import Session
+from hetexp.experiments.store import Store, content_hash
+from hetexp.models.lxmert import LxmertAdapter
+from hetexp.targets import automatic
+
+log = logging.getLogger("hetexp")
+
+QUESTIONS = "questions"
+
+
+@dataclass(frozen=True)
+class Job:
+    """The pieces of one LXMERT run."""
+
+    chunks: list[Chunk[Question]]
+    regions: RegionStore
+    answers: list[str]
+    store: Store
+
+
+def prepare(session: Session) -> Job:
+    """Open questions, regions and the store and cut the questions into chunks."""
+    cfg, adapter = session.cfg, session.adapter
+    assert isinstance(adapter, LxmertAdapter)
+    root = Path(cfg.data.root)
+    answers = read_answers(root / cfg.data.answers)
+    if len(answers) != adapter.model.config.num_qa_labels:
+        raise CheckpointError(
+            f"{cfg.data.answers} holds {len(answers)} answers, the checkpoint has "
+            f"{adapter.model.config.num_qa_labels} answer logits: use the list it was trained with"
+        )
+    questions = read_questions(root / cfg.data.questions)
+    if cfg.data.draw is not None:
+        questions = draw(questions, cfg.data.draw, cfg.seed)
+    questions = questions[: cfg.limit]
+    regions = open_regions(root / cfg.data.regions)
+    store = session.store(odam_feature=cfg.model.odam_feature, tokenizer=_tokenizer_digest(adapter))
+
+    def digest(question: Question) -> str:
+        try:
+            features = regions.digest(question.img_id)
+        except ItemError as error:
+            features = str(error)
+        return content_hash([question.question_id, question.sent, question.img_id, question.label, features])
+
+    return Job(make_chunks(questions, cfg.chunk_size, digest), regions, answers, store)
+
+
+def _tokenizer_digest(adapter: LxmertAdapter) -> str | None:
+    return None if adapter.tokenizer is None else content_hash(sorted(adapter.tokenizer.get_vocab().items()))
+
+
+def attribute_all(session: Session, job: Job) -> None:
+    """Stage 1: fill the store with relevance and perturbed answers of every method that is not there yet."""
+    mine = owned(job.chunks, session.shard)
+    with progress_bar(session.cfg.progress) as progress:
+        task = progress.add_task("attribute", total=sum(len(c.items) for c in mine))
+        for chunk in mine:
+            units = {s.name: job.store.unit(chunk.name, s.name, s.settings) for s in session.methods}
+            missing = [s for s in session.methods if not job.store.has(units[s.name])]
+            rows_unit = job.store.unit(chunk.name, QUESTIONS)
+            if missing or not job.store.has(rows_unit):
+                tables, tensors, relevance = _attribute_chunk(session, job, chunk, missing)
+                if not rows_unit.exists():
+                    job.store.write(rows_unit, tensors, tables)
+                for spec in missing:
+                    job.store.write(units[spec.name], relevance[spec.name])
+            progress.advance(task, len(chunk.items))
+
+
+def _load(adapter: LxmertAdapter, job: Job, question: Question) -> Sample:
+    """Tokens and regions of one question; InputError or ItemError says why it cannot be used."""
+    found = job.regions.regions(question.img_id)
+    ids = torch.tensor(adapter.tokenize(question.sent), dtype=torch.long)
+    features = torch.from_numpy(np.asarray(found.features)).to(adapter.dtype)
+    return Sample(ids, features, torch.from_numpy(np.asarray(found.boxes)).to(adapter.dtype))
+
+
+def _attribute_chunk(
+    session: Session, job: Job, chunk: Chunk[Question], missing: Sequence[MethodSpec]
+) -> tuple[dict[str, pd.DataFrame], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """Questions, skips and boxes of a chunk, and per method its relevance and answers to perturbed inputs."""
+    adapter, cfg = session.adapter, session.cfg
+    assert isinstance(adapter, LxmertAdapter)
+    usable: list[tuple[Question, Sample]] = []
+    skips = []
+    for question in chunk.items:
+        try:
+            usable.append((question, _load(adapter, job, question)))
+        except (ItemError, InputError) as error:
+            log.warning("skipped question %s: %s", question.question_id, error)
+            skips.append({"question_id": str(question.question_id), "reason": str(error)})
+    samples = [s for _, s in usable]
+    target = automatic(cfg.target.name)
+    relevance: dict[str, list[dict[str, Tensor]]] = {s.name: [] for s in missing}
+    predicted: list[int] = []
+    for batch in batches(samples, cfg.batch_size):
+        traces = adapter.trace(full_batch(batch), [[target]] * len(batch), odam_feature=cfg.model.odam_feature)
+        for sample, trace in zip(batch, traces, strict=True):
+            predicted.append(int(trace.outputs["logits"].argmax()))
+            found = attribute(trace, {s.name: s.method for s in missing})
+            for spec in missing:
+                text = found[spec.name]["text"][0, : len(sample.input_ids)].float().cpu()
+                image = found[spec.name]["image"][0, : len(sample.features)].float().cpu()
+                text[0] = 0  # the explained token's own entry
+                relevance[spec.name].append({"text": text, "image": image})
+    questions = pd.DataFrame(
+        [
+            {
+                "question_id": str(q.question_id),
+                "img_id": q.img_id,
+                "sent": q.sent,
+                "question_type": q.question_type or "",
+                "tokens": adapter.tokenizer.convert_ids_to_tokens(s.input_ids.tolist()),  # type: ignore[union-attr]
+                "n_regions": len(s.features),
+                "predicted": p,
+                "label": json.dumps(q.label, sort_keys=True),
+            }
+            for (q, s), p in zip(usable, predicted, strict=True)
+        ],
+        columns=["question_id", "img_id", "sent", "question_type", "tokens", "n_regions", "predicted", "label"],
+    )
+    tables = {"questions": questions, "skips": pd.DataFrame(skips, columns=["question_id", "reason"])}
+    boxes = torch.cat([s.boxes for s in samples]).float() if samples else torch.zeros(0, 4)
+    return tables, {"boxes": boxes}, _perturb(adapter, samples, relevance)
+
+
+def _perturb(
+    adapter: LxmertAdapter, samples: Sequence[Sample], relevance: dict[str, list[dict[str, Tensor]]]
+) -> dict[str, dict[str, Tensor]]:
+    """Per method: relevance, flat over the chunk's samples, and answers [samples, panels, fractions].
+
+    A sample whose relevance is not finite has no order of removal: its answers are -1.
+    """
+    plans: dict[str, list[dict[tuple[str, float], Any] | None]] = {}
+    for name, rows in relevance.items():
+        plans[name] = [
+            variants(r["text"], r["image"]) if all(bool(x.isfinite().all()) for x in r.values()) else None for r in rows
+        ]
+    wanted = [
+        [whole(s)] + [v for plan in plans.values() if (p := plan[i]) is not None for v in p.values()]
+        for i, s in enumerate(samples)
+    ]
+    answers = answer_variants(adapter, samples, wanted)
+    out = {}
+    for name, rows in relevance.items():
+        table = torch.full((len(samples), len(PANELS), len(FRACTIONS)), -1, dtype=torch.int32)
+        for i, plan in enumerate(plans[name]):
+            if plan is not None:
+                flat = [answers[i][plan[panel, f]] for panel in PANELS for f in FRACTIONS]
+                table[i] = torch.tensor(flat, dtype=torch.int32).reshape(len(PANELS), len(FRACTIONS))
+        out[name] = {
+            "text": torch.cat([r["text"] for r in rows]) if rows else torch.zeros(0),
+            "image": torch.cat([r["image"] for r in rows]) if rows else torch.zeros(0),
+            "answers": table,
+        }
+    return out
+
+
+@dataclass
+class Outcome:
+    """Everything one method's stored chunks say, over all questions."""
+
+    questions: pd.DataFrame
+    answers: np.ndarray  # [questions, panels, fractions]; -1 where relevance had no order
+    text: list[Tensor]
+    image: list[Tensor]
+    boxes: list[Tensor]
+    skipped: int
+
+
+def read_outcome(job: Job, spec: MethodSpec) -> Outcome:
+    """Join the chunks of one method, in item order."""
+    tables, answers, skipped = [], [], 0
+    text: list[Tensor] = []
+    image: list[Tensor] = []
+    boxes: list[Tensor] = []
+    for chunk in job.chunks:
+        rows = job.store.read(job.store.unit(chunk.name, QUESTIONS))
+        unit = job.store.read(job.store.unit(chunk.name, spec.name, spec.settings))
+        frame = rows.tables["questions"]
+        skipped += len(rows.tables["skips"])
+        tables.append(frame)
+        answers.append(unit.tensors["answers"].numpy())
+        lengths, regions = [len(t) for t in frame["tokens"]], frame["n_regions"].tolist()
+        text += unit.tensors["text"].split(lengths)
+        image += unit.tensors["image"].split(regions)
+        boxes += rows.tensors["boxes"].split(regions)
+    return Outcome(pd.concat(tables, ignore_index=True), np.concatenate(answers), text, image, boxes, skipped)
+
+
+def evaluate_all(session: Session, job: Job) -> list[dict[str, Any]]:
+    """Stage 2: accuracies under removal, their area, and ground-truth measures, from the store alone."""
+    rows: list[dict[str, Any]] = []
+    for spec in session.methods:
+        outcome = read_outcome(job, spec)
+        base = session.row(spec)
+        usable = (outcome.answers >= 0).all((1, 2))
+        labels = [json.loads(x) for x in outcome.questions["label"]]
+        whole_scores = soft_scores(outcome.questions["predicted"].to_numpy()[:, None], labels, job.answers)
+        if not rows:  # the model's own accuracy stands beside every AUC, once
+            rows.append(_mean_row(session, session.row(None), "", "accuracy", whole_scores[:, 0]))
+        kept = np.flatnonzero(usable)
+        scores = soft_scores(outcome.answers[kept], [labels[i] for i in kept], job.answers)
+        for p, panel in enumerate(PANELS):
+            rows += _panel_rows(session, base, panel, scores[:, p])
+        rows += [{**base, **r} for r in faithfulness_rows(session.cfg, outcome)]
+        session.facts.setdefault("counts", {})[spec.name] = {
+            "questions": len(labels),
+            "skipped_questions": outcome.skipped,
+            "not_finite": int((~usable).sum()),
+        }
+    return rows
+
+
+def _mean_row(session: Session, base: dict[str, Any], panel: str, metric: str, values: np.ndarray) -> dict[str, Any]:
+    """One result in percent with its bootstrap interval over questions."""
+    row = {**base, "panel": panel, "metric": metric, "value": None, "n": len(values)}
+    if len(values):
+        row["value"] = 100 * float(values.mean())
+        if session.cfg.bootstrap:
+            low, high = bootstrap_interval(values, n=session.cfg.bootstrap, seed=session.cfg.seed)
+            row["ci_low"], row["ci_high"] = 100 * low, 100 * high
+    return row
+
+
+def _panel_rows(session: Session, base: dict[str, Any], panel: str, scores: np.ndarray) -> list[dict[str, Any]]:
+    """AUC and the accuracy at every removed fraction; scores [questions, fractions]."""
+    # the trapezoid is linear, so the mean of per-question areas is the area of the mean curve
+    areas = np.array([trapezoid_auc(FRACTIONS, s) for s in scores])
+    out = [_mean_row(session, base, panel, "AUC", areas)]
+    out += [_mean_row(session, base, panel, f"accuracy@{f:g}", scores[:, i]) for i, f in enumerate(FRACTIONS)]
+    return out
+
+
+def run(session: Session) -> list[dict[str, Any]]:
+    """Both stages; a shard only fills its part of the store."""
+    job = prepare(session)
+    attribute_all(session, job)
+    return [] if session.shard[1] > 1 else evaluate_all(session, job)

@@ -1,0 +1,183 @@
+"""The attention trace: what a model's attention did for one input, as data.
+
+A transformer's attention is a short program over *streams* of tokens. An adapter runs the model once and returns that
+program; every attribution method is an interpreter of it and knows nothing of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Target(Protocol):
+    """A scalar to explain, computed from one row of class (or answer) logits."""
+
+    @property
+    def query(self) -> int | None:
+        """Token whose logits are meant; None stands for every kept one."""
+        ...
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Scalar y from logits [classes]."""
+        ...
+
+
+@dataclass(frozen=True)
+class AttentionStep:
+    """One attention structure as observed: stream `query` attends stream `key`.
+
+    Masked (padding) tokens are left out of every tensor.
+    """
+
+    name: str  # e.g. "encoder.0.self"
+    query: str
+    key: str
+    probabilities: Tensor  # A_h, softmax output [heads, Nq, Nk]
+    values: Tensor  # V_h [heads, Nk, head_dim]
+    output_gradient: Tensor  # dy/dO_h, O_h = A_h V_h [targets, heads, Nq, head_dim]
+
+    @property
+    def is_self(self) -> bool:
+        return self.query == self.key
+
+
+# Steps of one group read the streams as they were before the group (LXMERT's two cross-attentions).
+Group = tuple[AttentionStep, ...]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Activations of one stream with their gradient, for methods on intermediate features."""
+
+    activation: Tensor  # [N, channels]
+    gradient: Tensor  # [targets, N, channels]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a stream's valid tokens lie in the shape a user sees."""
+
+    shape: tuple[int, ...]  # (h, w) of an image grid, (N,) of a sequence
+    index: Tensor  # flat position of each valid token [N]
+
+    def restore(self, relevance: Tensor) -> Tensor:
+        """Scatter [targets, N] to [targets, *shape]; padded positions are 0."""
+        size = 1
+        for n in self.shape:
+            size *= n
+        full = relevance.new_zeros(relevance.shape[0], size)
+        full[:, self.index] = relevance
+        return full.reshape(-1, *self.shape)
+
+
+@dataclass(frozen=True)
+class AttentionTrace:
+    """The attention program of one input and what was observed while it ran for `k` targets.
+
+    `encoder` holds the homologous part (type A: self-attention on one source), `fusion` everything from the
+    first stream that mixes sources on (types B and C). The explained token of target j is `tokens[j]` of stream
+    `readout`. Attribution is reported for `sources`.
+    """
+
+    sizes: Mapping[str, int]  # valid tokens of each stream
+    sources: tuple[str, ...]
+    encoder: tuple[Group, ...]
+    fusion: tuple[Group, ...]
+    readout: str
+    tokens: Tensor  # [k]
+    layouts: Mapping[str, Layout]
+    features: Mapping[str, Features]  # one entry per source that offers features
+    outputs: Mapping[str, Any] = field(default_factory=dict)  # model outputs of this input (logits, ...)
+
+    @property
+    def n_targets(self) -> int:
+        return int(self.tokens.shape[0])
+
+    @property
+    def one_way(self) -> bool:
+        """True if no source is ever updated by another stream (encoder-decoder models such as DETR)."""
+        return all(step.is_self or step.query not in self.sources for step in self.steps())
+
+    def steps(self) -> Iterator[AttentionStep]:
+        for group in (*self.encoder, *self.fusion):
+            yield from group
+
+    def slice(self, start: int, stop: int) -> AttentionTrace:
+        """The same trace for targets start..stop-1 (tensors are views)."""
+
+        def cut(groups: tuple[Group, ...]) -> tuple[Group, ...]:
+            return tuple(
+                tuple(replace(step, output_gradient=step.output_gradient[start:stop]) for step in group)
+                for group in groups
+            )
+
+        return replace(
+            self,
+            encoder=cut(self.encoder),
+            fusion=cut(self.fusion),
+            tokens=self.tokens[start:stop],
+            features={s: replace(f, gradient=f.gradient[start:stop]) for s, f in self.features.items()},
+        )
+
+
+class Adapter(Protocol):
+    """What a model must offer to be explained."""
+
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+
+    def trace(
+        self,
+        inputs: Mapping[str, Tensor],
+        targets: Sequence[Sequence[Target] | None] | None = None,
+        *,
+        odam_feature: str | None = None,
+    ) -> list[AttentionTrace]:
+        """One trace per item of a batch; `targets[i]` None explains the model's own predictions."""
+        ...
+
+
+def batched_gradients(
+    scalars: Sequence[Sequence[Tensor]], inputs: Sequence[Tensor], bytes_per_target: int, byte_budget: int
+) -> list[Tensor | None]:
+    """Gradients of many scalars per batch item in as few vectorised backward passes as memory allows.
+
+    Items of a batch do not interact, so target j of every item shares one backward direction.
+
+    Args:
+        scalars: per item its k_i scalars.
+        inputs: tensors with the batch as first dimension [B, ...].
+        bytes_per_target: estimate of what one backward direction holds at its peak.
+        byte_budget: directions run together while they stay under it (at least one runs).
+
+    Returns:
+        per input its gradient [max k, B, ...], or None where no scalar depends on it.
+    """
+    n = max((len(s) for s in scalars), default=0)
+    if n == 0:
+        return [x.new_zeros(0, *x.shape) for x in inputs]
+    sums = torch.stack([torch.stack([s[j] for s in scalars if len(s) > j]).sum() for j in range(n)])
+    step = max(1, min(n, byte_budget // max(1, bytes_per_target)))
+    parts: list[tuple[Tensor | None, ...]] = []
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        directions = torch.zeros(stop - start, n, dtype=sums.dtype, device=sums.device)
+        directions[torch.arange(stop - start), torch.arange(start, stop)] = 1
+        parts.append(
+            torch.autograd.grad(
+                sums, inputs, directions, retain_graph=stop < n, allow_unused=True, is_grads_batched=True
+            )
+        )
+    gradients: list[Tensor | None] = []
+    for pieces in zip(*parts, strict=True):
+        present = [p for p in pieces if p is not None]
+        gradients.append(torch.cat(present) if present else None)
+    return gradients
+
+

@@ -1,0 +1,22 @@
+"""Where the package's own files lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hetexp.errors import ConfigError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def conf_dir() -> Path:
+    """The configuration folder: inside an installed package, or beside it in a checkout."""
+    for folder in (PACKAGE / "conf", PACKAGE.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise ConfigError(f"conf/config.yaml is neither in {PACKAGE} nor beside it: reinstall hetexp")
+
+
+def asset(name: str = "") -> str:
+    """Path of an embedded asset; the empty name is the assets folder itself."""
+    return str(PACKAGE / "assets" / name) if name else str(PACKAGE / "assets")

@@ -1,0 +1,147 @@
+"""Train the proposal head that finds regions on the embedded detector's frozen backbone.
+
+    python scripts/train_regions.py --minutes 4
+
+Targets are the boxes of freshly rendered scenes: cells about an object's centre score high and predict its box. The
+statistics that standardise region features are measured at the end and stored with the head.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import DetrForObjectDetection
+
+from hetexp.data.questions import Scene, scenes_from_coco
+from hetexp.data.region_features import (
+    RegionHead,
+    backbone_map,
+    iou,
+    proposals,
+    raw_features,
+)
+from hetexp.paths import asset
+from make_questions import TRAINING_SEED, pixels_of, rendered
+
+
+def targets(scenes: list[Scene], h: int, w: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return scores [B, h·w], boxes [B, h·w, 4] and a mask [B, h·w] of the cells whose score is trained.
+
+    A cell is positive within a quarter of the box's sides (at least one cell) about its centre; the smallest object wins.
+    """
+    ys, xs = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
+    cells = torch.stack((xs, ys), -1).flatten(0, 1)
+    score = torch.zeros(len(scenes), h * w)
+    box = torch.zeros(len(scenes), h * w, 4)
+    counted = torch.ones(len(scenes), h * w, dtype=torch.bool)
+    for i, scene in enumerate(scenes):
+        for thing in sorted(scene.things, key=lambda t: -t.area):
+            b = torch.tensor(thing.box)
+            centre, side = (b[:2] + b[2:]) / 2, b[2:] - b[:2]
+            inside = ((cells > b[:2]) & (cells < b[2:])).all(1)
+            reach = torch.maximum(side / 6, torch.tensor([0.75 / w, 0.75 / h]))
+            near = ((cells - centre).abs() <= reach).all(1)
+            counted[i, inside & (score[i] == 0)] = False
+            counted[i, near], score[i, near], box[i, near] = True, 1.0, b
+    return score, box, counted
+
+
+def loss_of(head: RegionHead, maps: Tensor, goal: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, float]:
+    """Return the loss (score and overlap) and the mean overlap of positive cells."""
+    logits, boxes = head(maps)
+    score, box, counted = goal
+    positive = score > 0
+    pair = iou(boxes[positive][:, None], box[positive][:, None])[:, 0, 0]
+    distance = (boxes[positive] - box[positive]).abs().sum(-1).mean()
+    # The score learns the overlap its box reaches, so that suppression keeps the best of several boxes.
+    aim = torch.zeros_like(score)
+    aim[positive] = pair.detach().clamp(0, 1)
+    scores = functional.binary_cross_entropy_with_logits(logits[counted], aim[counted])
+    return 4 * scores + (1 - pair).mean() + distance, float(pair.mean())
+
+
+@torch.no_grad()
+def recall(head: RegionHead, maps: Tensor, scenes: list[Scene], n: int) -> float:
+    """Return the share of objects that one of the image's n regions overlaps by at least a half."""
+    hits, total = 0, 0
+    boxes, _ = proposals(head, maps, n)
+    for scene, found in zip(scenes, boxes, strict=True):
+        if scene.things:
+            best = iou(torch.tensor([t.box for t in scene.things]), found).max(1).values
+            hits, total = hits + int((best >= 0.5).sum()), total + len(best)
+    return hits / max(1, total)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--scenes", type=int, default=5000)
+    parser.add_argument("--detr", type=Path, default=Path(asset("detr")))
+    parser.add_argument("--out", type=Path, default=Path(asset("vqa")) / "region_head.safetensors")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    model = DetrForObjectDetection.from_pretrained(args.detr).eval().requires_grad_(False)
+    groups = grouped_maps(model, args.scenes, TRAINING_SEED + 50_000_000 + args.seed)
+    head = RegionHead(next(iter(groups.values()))[0].shape[1])
+    nn.init.constant_(head.out.bias[:1], -3.0)
+    nn.init.constant_(head.out.bias[1:], 1.0)
+    optimizer = torch.optim.AdamW(head.parameters(), 1e-3, weight_decay=1e-4)
+    started, budget, step = time.monotonic(), args.minutes * 60, 0
+    generator = torch.Generator().manual_seed(args.seed)
+    keys = sorted(groups)
+    weights = torch.tensor([float(len(groups[k][1])) for k in keys])
+    while (spent := time.monotonic() - started) < budget:
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * max(0.01, 0.5 * (1 + math.cos(math.pi * spent / budget)))
+        maps, scenes, _ = groups[keys[int(torch.multinomial(weights, 1, generator=generator))]]
+        chosen = torch.randint(0, max(1, len(scenes) - 64), (32,), generator=generator)
+        goal = targets([scenes[i] for i in chosen.tolist()], *maps.shape[2:])
+        loss, overlap = loss_of(head, maps[chosen].float(), goal)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        step += 1
+        if step % 100 == 0:
+            print(f"{spent / 60:.1f} min step {step} loss {float(loss):.3f} overlap {overlap:.3f}", flush=True)
+    head.eval().requires_grad_(False)
+    collected = []
+    for maps, scenes, pixels in groups.values():
+        held = slice(max(0, len(scenes) - 64), None)
+        share = recall(head, maps[held].float(), scenes[held], 36)
+        print(f"{tuple(maps.shape[2:])}: recall of held-out objects by 36 regions {share:.3f}", flush=True)
+        boxes, scores = proposals(head, maps[held].float(), 36)
+        collected.append(raw_features(maps[held].float(), pixels, boxes, scores).flatten(0, 1))
+    everything = torch.cat(collected)
+    head.mean, head.scale = everything.mean(0), everything.std(0).clamp(min=1e-3)
+    part = args.out.with_name(args.out.name + ".part")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in head.state_dict().items()}, part)
+    os.replace(part, args.out)
+
+
+@torch.no_grad()
+def grouped_maps(model: Any, count: int, seed: int) -> dict[tuple[int, int], tuple[Tensor, list[Scene], Tensor]]:
+    """Render scenes and return, per image size, float16 maps, the scenes, and the last 64 scenes' pixels."""
+    parts: dict[tuple[int, int], tuple[list[Tensor], list[Scene], list[Tensor]]] = {}
+    for images, coco in rendered(count, seed):
+        for scene, image in zip(scenes_from_coco(coco), images, strict=True):
+            maps, scenes, pixels = parts.setdefault((scene.height, scene.width), ([], [], []))
+            pixel = pixels_of(image)
+            maps.append(backbone_map(model, pixel[None])[0].half())
+            scenes.append(scene)
+            pixels[:] = [*pixels[-63:], pixel]
+    return {k: (torch.stack(m), s, torch.stack(p)) for k, (m, s, p) in parts.items()}
+
+
+if __name__ == "__main__":
+    main()

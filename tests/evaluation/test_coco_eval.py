@@ -1,0 +1,173 @@
+"""COCO evaluation on masks whose IoU is known by hand."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+
+from hetexp.errors import InputError
+from hetexp.evaluation.coco import SEGM_THRESHOLDS, evaluate_boxes, evaluate_segm
+from hetexp.evaluation.masks import encode
+
+SIDE = 200
+ONE = pytest.approx(1.0, abs=1e-12)  # pycocotools adds a rounding step to its denominators
+KEYS = {"AP", "AP_small", "AP_medium", "AP_large", "AR", "AR_small", "AR_medium", "AR_large"}
+
+
+def rectangle(x, y, w, h):
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    mask[y : y + h, x : x + w] = True
+    return mask
+
+
+def code(mask):
+    return encode(torch.from_numpy(mask)[None])[0]
+
+
+def truth(objects, images=(1, 2)):
+    """A COCO object from (image, category, (x, y, w, h)) with polygons."""
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": i, "height": SIDE, "width": SIDE, "file_name": f"{i}.jpg"} for i in images],
+        "categories": [{"id": c, "name": f"class {c}"} for c in (1, 2, 7)],
+        "annotations": [
+            {
+                "id": n,
+                "image_id": image,
+                "category_id": category,
+                "bbox": [x, y, w, h],
+                "area": w * h,
+                "iscrowd": 0,
+                "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+            }
+            for n, (image, category, (x, y, w, h)) in enumerate(objects, start=1)
+        ],
+    }
+    coco.createIndex()
+    return coco
+
+
+@pytest.fixture(autouse=True)
+def prints_nothing_itself(capsys):
+    yield
+    assert "Accumulating" not in capsys.readouterr().out
+
+
+def detection(image, category, mask, score=0.9):
+    return {"image_id": image, "category_id": category, "score": score, "segmentation": code(mask)}
+
+
+def test_perfect_masks_give_one_and_absent_areas_none():
+    coco = truth([(1, 1, (0, 0, 100, 100)), (2, 7, (20, 30, 50, 40))])
+    before = copy.deepcopy(coco.dataset)
+    found = [detection(1, 1, rectangle(0, 0, 100, 100)), detection(2, 7, rectangle(20, 30, 50, 40))]
+    result = evaluate_segm(coco, found, [1, 2])
+    assert set(result) == KEYS | {"AP20"}
+    for key in ("AP", "AP_medium", "AP_large", "AR", "AR_medium", "AR_large", "AP20"):
+        assert result[key] == ONE
+    assert result["AP_small"] is None
+    assert result["AR_small"] is None
+    assert coco.dataset == before, "the caller's annotations were changed"
+    assert set(found[0]) == {"image_id", "category_id", "score", "segmentation"}
+
+
+def test_known_iou_passes_exactly_the_thresholds_below_it():
+    coco = truth([(1, 1, (0, 0, 100, 100))])
+    # shifted by 30: intersection 70, union 130, IoU 0.538 -> 0.20 .. 0.50 pass: 7 of 16
+    result = evaluate_segm(coco, [detection(1, 1, rectangle(30, 0, 100, 100))], [1, 2])
+    passed = sum(t <= 70 / 130 for t in SEGM_THRESHOLDS)
+    assert passed == 7
+    assert result["AP"] == pytest.approx(7 / 16)
+    assert result["AR"] == pytest.approx(7 / 16)
+    assert result["AP_large"] == pytest.approx(7 / 16)
+    assert result["AP20"] == ONE
+    strict = evaluate_segm(coco, [detection(1, 1, rectangle(30, 0, 100, 100))], [1], iou_thresholds=[0.55, 0.6])
+    assert strict["AP"] == 0.0
+    assert strict["AP55"] == 0.0
+
+
+def test_false_positive_of_higher_score_halves_precision():
+    coco = truth([(1, 1, (0, 0, 100, 100))])
+    found = [
+        detection(1, 1, rectangle(150, 150, 40, 40), 0.95),
+        detection(1, 1, rectangle(0, 0, 100, 100), 0.60),
+    ]
+    result = evaluate_segm(coco, found, [1])
+    assert result["AP"] == pytest.approx(0.5)
+    assert result["AR"] == 1.0
+
+
+def test_only_listed_images_count():
+    coco = truth([(1, 1, (0, 0, 100, 100)), (2, 1, (0, 0, 100, 100))])
+    found = [detection(1, 1, rectangle(0, 0, 100, 100))]
+    assert evaluate_segm(coco, found, [1])["AR"] == 1.0
+    assert evaluate_segm(coco, found, [1, 2])["AR"] == 0.5
+    with pytest.raises(InputError, match="image 1, which is not among the 1"):
+        evaluate_segm(coco, found, [2])
+
+
+def test_no_detections_give_zero_and_no_truth_gives_none():
+    coco = truth([(1, 1, (0, 0, 100, 100))])
+    nothing = evaluate_segm(coco, [], [1, 2])
+    assert nothing["AP"] == nothing["AR"] == nothing["AP_large"] == nothing["AP20"] == 0.0
+    assert nothing["AP_medium"] is None
+    assert set(evaluate_segm(coco, [], [2]).values()) == {None}
+
+
+def test_empty_masks_are_valid_and_never_match():
+    coco = truth([(1, 1, (0, 0, 100, 100))])
+    empty = detection(1, 1, np.zeros((SIDE, SIDE), dtype=bool), 0.1)
+    full = detection(1, 1, rectangle(0, 0, 100, 100))
+    assert evaluate_segm(coco, [empty], [1])["AP"] == 0.0
+    assert evaluate_segm(coco, [full, empty], [1])["AP"] == ONE
+
+
+def test_mask_area_counts_even_when_a_box_is_given():
+    coco = truth([(1, 1, (0, 0, 50, 50))])
+    found = detection(1, 1, rectangle(0, 0, 50, 50))
+    small = detection(1, 1, rectangle(100, 100, 10, 10), 0.95) | {"bbox": [0, 0, 60, 60]}
+    # the false positive is small: it leaves the medium AP alone, as its box's area would not
+    assert evaluate_segm(coco, [found, small], [1])["AP_medium"] == ONE
+
+
+def test_boxes():
+    coco = truth([(1, 1, (0, 0, 100, 100)), (2, 2, (10, 10, 40, 40))])
+    found = [
+        {"image_id": 1, "category_id": 1, "score": 0.9, "bbox": [0, 0, 100, 80]},  # IoU 0.8: 7 of 10 thresholds
+        {"image_id": 2, "category_id": 2, "score": 0.8, "bbox": [10, 10, 40, 40]},
+    ]
+    result = evaluate_boxes(coco, found, [1, 2])
+    assert result["AP"] == pytest.approx((0.7 + 1.0) / 2)
+    assert result["AP50"] == ONE
+    assert result["AP_large"] == pytest.approx(0.7)
+    assert evaluate_boxes(coco, [], [1, 2])["AP"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"category_id": 99}, "category id 99"),
+        ({"score": float("nan")}, "score nan"),
+        ({"image_id": 55}, "image 55"),
+        ({"segmentation": code(np.zeros((5, 6), dtype=bool))}, "size of the original image"),
+    ],
+)
+def test_bad_detections_are_refused(change, message):
+    coco = truth([(1, 1, (0, 0, 100, 100))])
+    with pytest.raises(InputError, match=message):
+        evaluate_segm(coco, [detection(1, 1, rectangle(0, 0, 9, 9)) | change], [1])
+
+
+def test_bad_boxes_ids_thresholds_and_keys_are_refused():
+    coco = truth([(1, 1, (0, 0, 100, 100))])
+    box = {"image_id": 1, "category_id": 1, "score": 0.9, "bbox": [0, 0, -1, 5]}
+    with pytest.raises(InputError, match="width, height >= 0"):
+        evaluate_boxes(coco, [box], [1])
+    with pytest.raises(InputError, match="lacks score"):
+        evaluate_boxes(coco, [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}], [1])
+    with pytest.raises(InputError, match="not in the annotation file"):
+        evaluate_boxes(coco, [], [1, 404])
+    with pytest.raises(InputError, match="IoU thresholds"):
+        evaluate_boxes(coco, [], [1], iou_thresholds=[])
