@@ -129,25 +129,34 @@ class CocoScenes:
             )
 
 
-def category_ids(id2label: Mapping[int, str], coco: COCO) -> dict[int, int]:
-    """COCO category id of each model label, matched by name: {label: category id}.
+def category_ids(id2label: Mapping[int, str], coco: COCO) -> dict[int, int | None]:
+    """COCO category id of each model label, matched by name; None for a label that is no category of the data.
 
-    A label without a category is left out: DETR's label list has gaps named "N/A" and placeholders, and a user's own
-    data may have fewer categories than the model. A detection of such a label cannot be right or wrong on this data.
-    Raises DataError when no label at all is a category, or when two labels claim one category.
+    DETR's label list has gaps named "N/A" and placeholders, and a user's own data may have fewer categories than the
+    model. Raises DataError when no label at all is a category, or when two labels claim one category.
     """
     by_name = {category["name"]: category["id"] for category in coco.cats.values()}
-    mapping = {int(label): by_name[name] for label, name in id2label.items() if name in by_name}
-    if not mapping:
+    mapping = {int(label): by_name.get(name) for label, name in id2label.items()}
+    claimed = [category for category in mapping.values() if category is not None]
+    if not claimed:
         raise DataError(
             f"none of the model's labels ({_some(id2label.values())}) is a category of the data ({_some(by_name)}): "
             "labels and categories are matched by name, so use a model trained on these categories"
         )
-    claimed = list(mapping.values())
     twice = sorted({coco.cats[category]["name"] for category in claimed if claimed.count(category) > 1})
     if twice:
         raise DataError(f"several model labels are named {_some(twice)}: each category needs exactly one label")
     return mapping
+
+
+def category_of(label: int, mapping: Mapping[int, int | None], id2label: Mapping[int, str]) -> int | None:
+    """Category id of a predicted label, None where it is no category: such a detection is neither right nor wrong here.
+
+    Raises DataError for a label the model does not have.
+    """
+    if label not in mapping:
+        raise DataError(f"label {label} is none of the model's {len(id2label)} labels: the stored detections are stale")
+    return mapping[label]
 
 
 def _some(names: Iterable[str]) -> str:

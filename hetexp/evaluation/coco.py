@@ -35,7 +35,8 @@ def evaluate_segm(
         Ground truth; it is left as it is.
     detections
         Dicts with image_id, category_id, score and segmentation (run-length encoding of the image's size; an empty
-        mask is a valid detection). Other keys are ignored, the list is left as it is.
+        mask is a valid detection). One whose category_id is None (the model's label is no category of this data) is
+        left out. Other keys are ignored, the list is left as it is.
     image_ids
         The images that count, with or without annotations and detections.
 
@@ -97,6 +98,8 @@ def _checked(coco_gt: COCO, detections: Iterable[dict[str, Any]], ids: list[int]
         missing = [key for key in ("image_id", "category_id", "score", shape) if key not in detection]
         if missing:
             raise InputError(f"detection {number} lacks {', '.join(missing)}; it has {', '.join(detection)}")
+        if detection["category_id"] is None:
+            continue
         if detection["image_id"] not in wanted:
             raise InputError(
                 f"detection {number} is of image {detection['image_id']}, which is not among the {len(ids)} evaluated"

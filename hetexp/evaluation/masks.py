@@ -23,7 +23,7 @@ from hetexp.errors import InputError
 UPSAMPLES = ("reference", "bilinear", "nearest", "bilinear_relevance")
 
 # The reference asks for sigmoid(255 x) > 0.5 in float32, which takes any weight but the rounding noise of a corner.
-_TOUCHED = 2.0**-23 / 255
+_TOUCHED = 1.5 * 2.0**-24 / 255
 _CHUNK = 16  # masks held at once at the size of the network input (4 MB each at 800 x 1333)
 
 

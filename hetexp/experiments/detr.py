@@ -17,6 +17,7 @@ from hetexp.data.coco import CocoScenes, ItemError, SceneItem, category_ids, cat
 from hetexp.evaluation.coco import evaluate_segm
 from hetexp.evaluation.masks import encode, segment
 from hetexp.experiments.chunks import Chunk, batches, make_chunks, owned, progress_bar
+from hetexp.experiments.merge import write_manifest
 from hetexp.experiments.session import Session
 from hetexp.experiments.store import Store
 from hetexp.models.detr import DetrAdapter
@@ -106,9 +107,7 @@ def _attribute_chunk(
             for spec in missing:
                 relevance[spec.name][str(item.image_id)] = _crop(maps[spec.name]["image"], trace).float().cpu()
     tables = {
-        "images": pd.DataFrame(
-            images, columns=["image_id", "height", "width", "input_height", "input_width", "kept"]
-        ),
+        "images": pd.DataFrame(images, columns=["image_id", "height", "width", "input_height", "input_width", "kept"]),
         "detections": pd.DataFrame(
             detections, columns=["image_id", "query", "target", "label", "score", "x", "y", "w", "h"]
         ),
@@ -225,4 +224,7 @@ def run(session: Session) -> list[dict[str, Any]]:
     """Both stages; a shard only fills its part of the store."""
     job = prepare(session)
     attribute_all(session, job)
-    return [] if session.shard[1] > 1 else evaluate_all(session, job)
+    if session.shard[1] > 1:
+        write_manifest(session, job.store, job.chunks)
+        return []
+    return evaluate_all(session, job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,17 @@ from torch import Tensor
 from hetexp.attribution.methods import attribute
 from hetexp.data.coco import ItemError
 from hetexp.data.regions import RegionStore, open_regions
-from hetexp.data.vqa import Question, draw, read_answers, read_questions
-from hetexp.errors import CheckpointError, InputError
+from hetexp.data.vqa import Question, draw, normalise_answer, official_accuracy, read_answers, read_questions
+from hetexp.errors import CheckpointError, DataError, InputError
 from hetexp.evaluation.perturbation import FRACTIONS, PANELS, soft_scores, variants
 from hetexp.evaluation.statistics import bootstrap_interval, trapezoid_auc
 from hetexp.experiments.chunks import Chunk, batches, make_chunks, owned, progress_bar
-from hetexp.experiments.faithfulness import faithfulness_rows
+from hetexp.experiments.merge import write_manifest
 from hetexp.experiments.methods import MethodSpec
 from hetexp.experiments.perturb import Sample, answer_variants, full_batch, whole
 from hetexp.experiments.session import Session
 from hetexp.experiments.store import Store, content_hash
+from hetexp.experiments.truth import MEASURES, deciding_tokens, truth_frame
 from hetexp.models.lxmert import LxmertAdapter
 from hetexp.targets import automatic
 
@@ -132,24 +133,46 @@ def _attribute_chunk(
                 text[0] = 0  # the explained token's own entry
                 relevance[spec.name].append({"text": text, "image": image})
     questions = pd.DataFrame(
-        [
-            {
-                "question_id": str(q.question_id),
-                "img_id": q.img_id,
-                "sent": q.sent,
-                "question_type": q.question_type or "",
-                "tokens": adapter.tokenizer.convert_ids_to_tokens(s.input_ids.tolist()),  # type: ignore[union-attr]
-                "n_regions": len(s.features),
-                "predicted": p,
-                "label": json.dumps(q.label, sort_keys=True),
-            }
-            for (q, s), p in zip(usable, predicted, strict=True)
-        ],
-        columns=["question_id", "img_id", "sent", "question_type", "tokens", "n_regions", "predicted", "label"],
+        [_question_row(adapter, q, sample, p) for (q, sample), p in zip(usable, predicted, strict=True)],
+        columns=_QUESTION_COLUMNS,
     )
     tables = {"questions": questions, "skips": pd.DataFrame(skips, columns=["question_id", "reason"])}
     boxes = torch.cat([s.boxes for s in samples]).float() if samples else torch.zeros(0, 4)
     return tables, {"boxes": boxes}, _perturb(adapter, samples, relevance)
+
+
+_QUESTION_COLUMNS = [
+    "question_id",
+    "img_id",
+    "sent",
+    "question_type",
+    "tokens",
+    "n_regions",
+    "predicted",
+    "label",
+    "annotators",
+    "deciding_tokens",
+    "deciding_objects",
+]
+
+
+def _question_row(adapter: LxmertAdapter, question: Question, sample: Sample, predicted: int) -> dict[str, Any]:
+    """What evaluation and figures need to know of one question; nested values as JSON."""
+    assert adapter.tokenizer is not None
+    spans = question.extra.get("words", [])
+    return {
+        "question_id": str(question.question_id),
+        "img_id": question.img_id,
+        "sent": question.sent,
+        "question_type": question.question_type or "",
+        "tokens": json.dumps(adapter.tokenizer.convert_ids_to_tokens(sample.input_ids.tolist())),
+        "n_regions": len(sample.features),
+        "predicted": predicted,
+        "label": json.dumps(question.label, sort_keys=True),
+        "annotators": json.dumps(question.extra.get("answers", [])),
+        "deciding_tokens": json.dumps(deciding_tokens(spans, adapter.offsets(question.sent)) if spans else []),
+        "deciding_objects": json.dumps(question.extra.get("objects", [])),
+    }
 
 
 def _perturb(
@@ -209,7 +232,7 @@ def read_outcome(job: Job, spec: MethodSpec) -> Outcome:
         skipped += len(rows.tables["skips"])
         tables.append(frame)
         answers.append(unit.tensors["answers"].numpy())
-        lengths, regions = [len(t) for t in frame["tokens"]], frame["n_regions"].tolist()
+        lengths, regions = [len(json.loads(t)) for t in frame["tokens"]], frame["n_regions"].tolist()
         text += unit.tensors["text"].split(lengths)
         image += unit.tensors["image"].split(regions)
         boxes += rows.tensors["boxes"].split(regions)
@@ -222,22 +245,42 @@ def evaluate_all(session: Session, job: Job) -> list[dict[str, Any]]:
     for spec in session.methods:
         outcome = read_outcome(job, spec)
         base = session.row(spec)
-        usable = (outcome.answers >= 0).all((1, 2))
-        labels = [json.loads(x) for x in outcome.questions["label"]]
-        whole_scores = soft_scores(outcome.questions["predicted"].to_numpy()[:, None], labels, job.answers)
+        usable = np.all(outcome.answers >= 0, axis=(1, 2))
+        score = _scorer(session.cfg.data.score, outcome.questions, job.answers)
+        everything = np.arange(len(usable))
         if not rows:  # the model's own accuracy stands beside every AUC, once
-            rows.append(_mean_row(session, session.row(None), "", "accuracy", whole_scores[:, 0]))
+            own = score(everything, outcome.questions["predicted"].to_numpy()[:, None])[:, 0]
+            rows.append(_mean_row(session, session.row(None), "", "accuracy", own))
         kept = np.flatnonzero(usable)
-        scores = soft_scores(outcome.answers[kept], [labels[i] for i in kept], job.answers)
+        scores = score(kept, outcome.answers[kept])
         for p, panel in enumerate(PANELS):
             rows += _panel_rows(session, base, panel, scores[:, p])
-        rows += [{**base, **r} for r in faithfulness_rows(session.cfg, outcome)]
+        rows += _truth_rows(session, base, outcome)
         session.facts.setdefault("counts", {})[spec.name] = {
-            "questions": len(labels),
+            "questions": len(usable),
             "skipped_questions": outcome.skipped,
             "not_finite": int((~usable).sum()),
         }
     return rows
+
+
+def _scorer(kind: str, questions: pd.DataFrame, names: list[str]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Score of predicted answers [n, ...] to the questions at some rows [n]: soft, or VQA v2's official one."""
+    labels = [json.loads(x) for x in questions["label"]]
+    if kind == "soft":
+        return lambda rows, answers: soft_scores(answers, [labels[i] for i in rows], names)
+    annotators = [json.loads(x) for x in questions["annotators"]]
+    if not all(annotators):
+        raise DataError(
+            "data.score=official needs every question's ten answers, which these files lack: build the questions "
+            "from VQA v2's own files, or use data.score=soft"
+        )
+    plain = {name: normalise_answer(name) for name in names}
+    official = []
+    for given in annotators:
+        wanted = {normalise_answer(a) for a in given}
+        official.append({n: official_accuracy(n, given) for n in names if n in given or plain[n] in wanted})
+    return lambda rows, answers: soft_scores(answers, [official[i] for i in rows], names)
 
 
 def _mean_row(session: Session, base: dict[str, Any], panel: str, metric: str, values: np.ndarray) -> dict[str, Any]:
@@ -246,17 +289,30 @@ def _mean_row(session: Session, base: dict[str, Any], panel: str, metric: str, v
     if len(values):
         row["value"] = 100 * float(values.mean())
         if session.cfg.bootstrap:
-            low, high = bootstrap_interval(values, n=session.cfg.bootstrap, seed=session.cfg.seed)
-            row["ci_low"], row["ci_high"] = 100 * low, 100 * high
+            interval = bootstrap_interval(values, n=session.cfg.bootstrap, seed=session.cfg.seed)
+            row["ci_low"], row["ci_high"] = 100 * float(interval.low), 100 * float(interval.high)
     return row
 
 
 def _panel_rows(session: Session, base: dict[str, Any], panel: str, scores: np.ndarray) -> list[dict[str, Any]]:
     """AUC and the accuracy at every removed fraction; scores [questions, fractions]."""
     # the trapezoid is linear, so the mean of per-question areas is the area of the mean curve
-    areas = np.array([trapezoid_auc(FRACTIONS, s) for s in scores])
+    areas = trapezoid_auc(FRACTIONS, scores)
     out = [_mean_row(session, base, panel, "AUC", areas)]
     out += [_mean_row(session, base, panel, f"accuracy@{f:g}", scores[:, i]) for i, f in enumerate(FRACTIONS)]
+    return out
+
+
+def _truth_rows(session: Session, base: dict[str, Any], outcome: Outcome) -> list[dict[str, Any]]:
+    """Ground-truth measures over all questions and per question type."""
+    frame = truth_frame(session.cfg, outcome.questions, outcome.text, outcome.image, outcome.boxes)
+    parts = {"truth": frame} | {f"truth/{kind}": part for kind, part in frame.groupby("question_type")}
+    out = []
+    for panel, part in parts.items():
+        for measure in MEASURES:
+            values = part[measure].dropna().to_numpy(dtype=float)
+            if len(values):
+                out.append(_mean_row(session, base, panel, measure, values))
     return out
 
 
@@ -264,4 +320,7 @@ def run(session: Session) -> list[dict[str, Any]]:
     """Both stages; a shard only fills its part of the store."""
     job = prepare(session)
     attribute_all(session, job)
-    return [] if session.shard[1] > 1 else evaluate_all(session, job)
+    if session.shard[1] > 1:
+        write_manifest(session, job.store, job.chunks)
+        return []
+    return evaluate_all(session, job)

@@ -11,14 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from hetexp.errors import ConfigError
-from hetexp.experiments import detr
+from hetexp.experiments import detr, lxmert
 from hetexp.experiments.results import results_frame, write_results, write_run
-from hetexp.experiments.session import Session, open_session
+from hetexp.experiments.merge import merged_session
+from hetexp.experiments.session import Session, open_session, run_folder
 from hetexp.experiments.tracking import log_run
 
 log = logging.getLogger("hetexp")
 
-EXPERIMENTS: dict[str, Callable[[Session], list[dict[str, object]]]] = {"detr": detr.run}
+EXPERIMENTS: dict[str, Callable[[Session], list[dict[str, object]]]] = {"detr": detr.run, "lxmert": lxmert.run}
 
 
 def evaluate(session: Session) -> None:
@@ -29,7 +30,9 @@ def evaluate(session: Session) -> None:
     session.facts["shard"] = session.cfg.shard
     write_run(session.folder, session.facts)
     if session.shard[1] > 1:
-        log.info("shard %s is complete: join all with task=merge merge.from=%s", session.cfg.shard, session.folder.parent)
+        log.info(
+            "shard %s is complete: join all with task=merge merge.from=%s", session.cfg.shard, session.folder.parent
+        )
         return
     frame = results_frame(rows)
     write_results(session.folder, frame)
@@ -51,11 +54,14 @@ def show(frame) -> None:  # type: ignore[no-untyped-def]
         Console().print(table)
 
 
-TASKS: dict[str, Callable[[Session], None]] = {"evaluate": evaluate}
+TASKS: dict[str, Callable[[DictConfig], None]] = {
+    "evaluate": lambda cfg: evaluate(open_session(cfg)),
+    "merge": lambda cfg: evaluate(merged_session(cfg, run_folder())),
+}
 
 
 def run(cfg: DictConfig) -> None:
     """Run the configured task."""
     if cfg.task.name not in TASKS:
         raise ConfigError(f"unknown task {cfg.task.name!r}. Available tasks: {', '.join(TASKS)}")
-    TASKS[cfg.task.name](open_session(cfg))
+    TASKS[cfg.task.name](cfg)

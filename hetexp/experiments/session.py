@@ -16,7 +16,8 @@ from hetexp import config
 from hetexp.errors import ConfigError
 from hetexp.experiments.fingerprint import attribution_fingerprint, checkpoint_digest, versions
 from hetexp.experiments.methods import MethodSpec, resolve_methods
-from hetexp.experiments.store import Store, content_hash
+from hetexp.experiments.store import Store, atomic_text, content_hash
+from hetexp.models.detr import DetrAdapter
 from hetexp.models.load import AnyAdapter, load_model
 
 log = logging.getLogger("hetexp")
@@ -80,7 +81,7 @@ def open_model(cfg: DictConfig) -> AnyAdapter:
         dtype=getattr(torch, cfg.dtype),
         revision=cfg.model.revision,
     )
-    if adapter.name == "detr":
+    if isinstance(adapter, DetrAdapter):
         adapter.keep = cfg.model.keep
     return adapter
 
@@ -97,20 +98,31 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device={name!r} cannot be used here ({str(error).splitlines()[0]}): try device=auto") from error
+        raise ConfigError(
+            f"device={name!r} cannot be used here ({str(error).splitlines()[0]}): try device=auto"
+        ) from error
     return device
 
 
 def open_session(cfg: DictConfig) -> Session:
+    """The session of this Hydra run."""
+    return session_for(cfg, run_folder())
+
+
+def run_folder() -> Path:
+    """The folder Hydra made for this run."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def session_for(cfg: DictConfig, folder: Path) -> Session:
     """Check the configuration and prepare a run's folder with its `config.yaml`."""
     config.validate(cfg)
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     methods = resolve_methods(cfg)
-    folder = Path(HydraConfig.get().runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     resolved = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(resolved), encoding="utf-8")
+    atomic_text(folder / "config.yaml", OmegaConf.to_yaml(resolved))
     facts = {
         "versions": versions(),
         "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},

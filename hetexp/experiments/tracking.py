@@ -27,6 +27,8 @@ def log_run(session: Session, frame: pd.DataFrame) -> None:
     except ImportError:
         log.warning("logger=wandb needs the package wandb (pip install 'hetexp[wandb]'): this run is not logged")
         return
+    settings = OmegaConf.to_container(session.cfg, resolve=True, throw_on_missing=False)
+    assert isinstance(settings, dict)
     try:
         with wandb.init(
             project=cfg.project,
@@ -34,12 +36,10 @@ def log_run(session: Session, frame: pd.DataFrame) -> None:
             mode=cfg.mode,
             dir=str(session.folder),
             name=session.folder.name,
-            config=OmegaConf.to_container(session.cfg, resolve=True, throw_on_missing=False),
+            config={str(k): v for k, v in settings.items()},
         ) as run:
             scalars = frame.dropna(subset=["value"])
-            run.log(
-                {f"{r.method}/{r.panel}/{r.threshold}/{r.metric}": float(r.value) for r in scalars.itertuples()}
-            )
+            run.log({f"{r.method}/{r.panel}/{r.threshold}/{r.metric}": float(r.value) for r in scalars.itertuples()})
             run.log({"results": wandb.Table(dataframe=frame.astype(object).where(frame.notna(), None))})
     except Exception as error:  # the numbers are on disk already; a logger must not cost them
         log.warning("wandb failed (%s): the results on disk are complete", error)

@@ -1,0 +1,68 @@
+"""Measures against ground truth: which objects and words are known to decide an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def coverage(boxes: Floats, mask: NDArray[np.bool_]) -> Floats:
+    """Fraction of each box covered by a mask.
+
+    Args:
+        boxes: [R, 4] as x1, y1, x2, y2 in units of the image's sides.
+        mask: [H, W].
+
+    Returns:
+        [R] in 0..1; boxes are rounded outwards to at least one pixel.
+    """
+    height, width = mask.shape
+    sums = np.zeros((height + 1, width + 1))
+    sums[1:, 1:] = mask.cumsum(0).cumsum(1)
+    scale = np.array([width, height])
+    low = np.clip(np.floor(boxes[:, :2] * scale).astype(int), 0, scale - 1)
+    high = np.clip(np.ceil(boxes[:, 2:] * scale).astype(int), low + 1, scale)
+    (x1, y1), (x2, y2) = low.T, high.T
+    inside = sums[y2, x2] - sums[y1, x2] - sums[y2, x1] + sums[y1, x1]
+    return np.asarray(inside / ((x2 - x1) * (y2 - y1)))
+
+
+def object_share(relevance: Floats, covered: Floats) -> float | None:
+    """Share of the positive region relevance [R] that falls on the mask, each region's spread evenly over its box.
+
+    None if no relevance is positive.
+    """
+    positive = np.maximum(relevance, 0)
+    total = positive.sum()
+    return float(positive @ covered / total) if total > 0 else None
+
+
+def points_at(relevance: Floats, boxes: Floats, mask: NDArray[np.bool_]) -> bool:
+    """Pointing game: does the centre of the most relevant region lie on the mask?"""
+    x1, y1, x2, y2 = boxes[int(np.argmax(relevance))]
+    height, width = mask.shape
+    column = min(int((x1 + x2) / 2 * width), width - 1)
+    row = min(int((y1 + y2) / 2 * height), height - 1)
+    return bool(mask[row, column])
+
+
+def word_rank(relevance: Floats, deciding: Collection[int]) -> float | None:
+    """Mean rank of the deciding tokens among all words, 0 = most relevant, 1 = least; 0.5 is chance.
+
+    Args:
+        relevance: [T] with CLS first and SEP last, which do not take part.
+        deciding: positions of the deciding tokens in 0..T-1.
+
+    Returns:
+        None if there is no deciding token or only one word.
+    """
+    words = relevance[1:-1]
+    if not deciding or len(words) < 2:
+        return None
+    # ties share their mean rank
+    ranks = (words[None] > words[:, None]).sum(1) + ((words[None] == words[:, None]).sum(1) - 1) / 2
+    return float(np.mean([ranks[i - 1] for i in deciding]) / (len(words) - 1))
