@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from hetexp.errors import ConfigError
 from hetexp.paths import asset
@@ -52,7 +52,7 @@ class ThresholdConfig:
 @dataclass
 class DataConfig:
     name: str = ""
-    root: str = ""
+    root: str = MISSING
     images: str | None = None
     annotations: str | None = None
     questions: str | None = None
@@ -170,6 +170,8 @@ def validate(cfg: DictConfig) -> None:
     Raises:
         ConfigError: naming the key, its value and what is expected.
     """
+    if OmegaConf.is_missing(cfg.data, "root"):
+        raise ConfigError(f"data.root is not set: name the folder that holds {cfg.data.name}, e.g. data.root=/data")
     scales(cfg)
     parse_shard(cfg.shard)
     if cfg.threshold.upsample not in UPSAMPLINGS:

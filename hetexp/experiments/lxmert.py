@@ -69,7 +69,7 @@ def prepare(session: Session) -> Job:
             features = regions.digest(question.img_id)
         except ItemError as error:
             features = str(error)
-        return content_hash([question.question_id, question.sent, question.img_id, question.label, features])
+        return content_hash([question.record(), features])
 
     return Job(make_chunks(questions, cfg.chunk_size, digest), regions, answers, store)
 
