@@ -101,7 +101,7 @@ def _load(adapter: LxmertAdapter, job: Job, question: Question) -> Sample:
     found = job.regions.regions(question.img_id)
     ids = torch.tensor(adapter.tokenize(question.sent), dtype=torch.long)
     features = torch.from_numpy(np.asarray(found.features)).to(adapter.dtype)
-    return Sample(ids, features, torch.from_numpy(np.asarray(found.boxes)).to(adapter.dtype))
+    return Sample(ids, features, torch.from_numpy(np.asarray(found.boxes)).to(adapter.dtype), question.img_id)
 
 
 def _attribute_chunk(

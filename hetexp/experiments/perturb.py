@@ -1,15 +1,20 @@
-"""Answers to perturbed inputs: duplicates run once, the rest in length-sorted padded batches."""
+"""Answers to perturbed inputs: every distinct part encoded once, every distinct input answered once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from hetexp.evaluation.perturbation import Variant
 from hetexp.models.lxmert import LxmertAdapter
+from hetexp.models.lxmert_parts import answer, encode_regions, encode_texts
+
+Key = TypeVar("Key", bound=Hashable)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,7 @@ class Sample:
     input_ids: Tensor  # [T]
     features: Tensor  # [R, D]
     boxes: Tensor  # [R, 4]
+    image: str = ""  # samples of one image share their regions
 
 
 def answer_variants(
@@ -28,57 +34,58 @@ def answer_variants(
 
     Args:
         wanted: per sample the variants to answer; repeated ones run once.
-        batch_tokens: text tokens plus regions of one padded batch, at most.
+        batch_tokens: tokens of one padded batch, at most.
 
     Returns:
         per sample: variant -> index of the answer with the largest logit.
     """
     jobs = [(row, v) for row, variants in enumerate(wanted) for v in dict.fromkeys(variants)]
-    # equal lengths lie together, so that padding costs little
-    jobs.sort(key=lambda job: (len(job[1].regions), len(job[1].text), job[0]))
-    out: list[dict[Variant, int]] = [{} for _ in samples]
+    text_keys = {job: (job[0], job[1].text) for job in jobs}
+    region_keys = {job: (samples[job[0]].image or job[0], job[1].regions) for job in jobs}
+    owner = {region_keys[job]: job[0] for job in jobs}
+
+    def encode_text_keys(keys: Sequence[tuple[int, tuple[int, ...]]]) -> list[Tensor]:
+        return encode_texts(adapter.model, [samples[row].input_ids[list(kept)] for row, kept in keys])
+
+    def encode_region_keys(keys: Sequence[tuple[str | int, tuple[int, ...]]]) -> list[Tensor]:
+        parts = [(samples[owner[key]], list(key[1])) for key in keys]
+        return encode_regions(adapter.model, [(s.features[kept], s.boxes[kept]) for s, kept in parts])
+
+    texts = _in_batches(text_keys.values(), lambda key: (len(key[1]),), encode_text_keys, batch_tokens)
+    regions = _in_batches(region_keys.values(), lambda key: (len(key[1]),), encode_region_keys, batch_tokens)
+
+    def answer_jobs(part: Sequence[tuple[int, Variant]]) -> list[int]:
+        logits = answer(
+            adapter.model, [texts[text_keys[job]] for job in part], [regions[region_keys[job]] for job in part]
+        )
+        return logits.argmax(-1).tolist()
+
+    answers = _in_batches(jobs, lambda job: (len(job[1].regions), len(job[1].text)), answer_jobs, batch_tokens)
+    return [{v: answers[row, v] for r, v in jobs if r == row} for row in range(len(samples))]
+
+
+def _in_batches(
+    keys: Iterable[Key],
+    lengths: Callable[[Key], tuple[int, ...]],
+    compute: Callable[[Sequence[Key]], Sequence[Result]],
+    batch_tokens: int,
+) -> dict[Key, Result]:
+    """compute() over the distinct keys, in batches of equal or similar lengths that hold few padded tokens."""
+    ordered = sorted(dict.fromkeys(keys), key=lengths)
+    out: dict[Key, Result] = {}
     start = 0
-    while start < len(jobs):
+    while start < len(ordered):
+        longest = [max(1, n) for n in lengths(ordered[start])]
         stop = start + 1
-        longest = _tokens(jobs[start][1])
-        while stop < len(jobs):
-            longest = max(longest, _tokens(jobs[stop][1]))
-            if longest * (stop + 1 - start) > batch_tokens:
+        while stop < len(ordered):
+            longest = [max(a, b) for a, b in zip(longest, lengths(ordered[stop]), strict=True)]
+            if sum(longest) * (stop + 1 - start) > batch_tokens:
                 break
             stop += 1
-        part = jobs[start:stop]
-        logits = adapter.predict(collate([(samples[row], v) for row, v in part]))
-        for (row, variant), answer in zip(part, logits.argmax(-1).tolist(), strict=True):
-            out[row][variant] = answer
+        part = ordered[start:stop]
+        out.update(zip(part, compute(part), strict=True))
         start = stop
     return out
-
-
-def _tokens(variant: Variant) -> int:
-    return len(variant.text) + max(1, len(variant.regions))
-
-
-def collate(parts: Sequence[tuple[Sample, Variant]]) -> dict[str, Tensor]:
-    """One padded batch: kept text tokens re-embedded at their new positions, kept regions; 0 marks padding."""
-    n = len(parts)
-    length = max(len(v.text) for _, v in parts)
-    regions = max(1, *(len(v.regions) for _, v in parts)) if parts else 1
-    first = parts[0][0]
-    batch = {
-        "input_ids": torch.zeros(n, length, dtype=torch.long),
-        "attention_mask": torch.zeros(n, length, dtype=torch.long),
-        "visual_feats": first.features.new_zeros(n, regions, first.features.shape[1]),
-        "visual_pos": first.boxes.new_zeros(n, regions, 4),
-        "visual_attention_mask": torch.zeros(n, regions, dtype=torch.long),
-    }
-    for row, (sample, variant) in enumerate(parts):
-        text, kept = list(variant.text), list(variant.regions)
-        batch["input_ids"][row, : len(text)] = sample.input_ids[text]
-        batch["attention_mask"][row, : len(text)] = 1
-        batch["visual_feats"][row, : len(kept)] = sample.features[kept]
-        batch["visual_pos"][row, : len(kept)] = sample.boxes[kept]
-        batch["visual_attention_mask"][row, : len(kept)] = 1
-    return batch
 
 
 def whole(sample: Sample) -> Variant:
@@ -87,5 +94,21 @@ def whole(sample: Sample) -> Variant:
 
 
 def full_batch(samples: Sequence[Sample]) -> Mapping[str, Tensor]:
-    """One padded batch of whole samples."""
-    return collate([(s, whole(s)) for s in samples])
+    """One padded batch of whole samples; 0 marks padding in the masks."""
+    n, length = len(samples), max(len(s.input_ids) for s in samples)
+    regions = max(1, *(len(s.features) for s in samples))
+    first = samples[0]
+    batch = {
+        "input_ids": torch.zeros(n, length, dtype=torch.long),
+        "attention_mask": torch.zeros(n, length, dtype=torch.long),
+        "visual_feats": first.features.new_zeros(n, regions, first.features.shape[1]),
+        "visual_pos": first.boxes.new_zeros(n, regions, 4),
+        "visual_attention_mask": torch.zeros(n, regions, dtype=torch.long),
+    }
+    for row, sample in enumerate(samples):
+        batch["input_ids"][row, : len(sample.input_ids)] = sample.input_ids
+        batch["attention_mask"][row, : len(sample.input_ids)] = 1
+        batch["visual_feats"][row, : len(sample.features)] = sample.features
+        batch["visual_pos"][row, : len(sample.features)] = sample.boxes
+        batch["visual_attention_mask"][row, : len(sample.features)] = 1
+    return batch

@@ -80,6 +80,12 @@ class LxmertAdapter:
             raise InputError(f"question has {len(ids)} tokens, this model takes at most {limit}: {question[:60]!r}...")
         return ids
 
+    def offsets(self, question: str) -> list[tuple[int, int]]:
+        """Character range of every token of a question; CLS and SEP have the empty range (0, 0)."""
+        if self.tokenizer is None:
+            raise ConfigError("this LXMERT was built without a tokenizer: load it with hetexp.load_model")
+        return [tuple(pair) for pair in self.tokenizer(question, return_offsets_mapping=True)["offset_mapping"]]
+
     def trace(
         self,
         inputs: Mapping[str, Tensor],

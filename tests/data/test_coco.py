@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
-from hetexp.data.coco import CocoScenes, ItemError, category_ids
+from hetexp.data.coco import CocoScenes, ItemError, category_ids, category_of
 from hetexp.errors import DataError
 
 # pycocotools' decoder predates numpy 2's copy keyword
@@ -168,7 +168,19 @@ def test_limit_below_one_is_refused(folder):
 
 def test_labels_meet_categories_by_name(folder):
     coco = scenes(folder).coco
-    assert category_ids({0: "N/A", 1: "person", 2: "N/A", 5: "LABEL_5", 7: "zebra"}, coco) == {1: 1, 7: 24}
+    assert category_ids({0: "N/A", 1: "person", 2: "N/A", 5: "LABEL_5", 7: "zebra"}, coco) == {
+        0: None,
+        1: 1,
+        2: None,
+        5: None,
+        7: 24,
+    }
+    names = {0: "N/A", 1: "person"}
+    mapping = category_ids(names, coco)
+    assert category_of(1, mapping, names) == 1
+    assert category_of(0, mapping, names) is None
+    with pytest.raises(DataError, match="label 2 is none of the model's 2 labels"):
+        category_of(2, mapping, names)
     with pytest.raises(DataError, match="matched by name"):
         category_ids({0: "N/A", 1: "LABEL_1"}, coco)
     with pytest.raises(DataError, match="several model labels are named zebra"):

@@ -116,6 +116,13 @@ def test_no_detections_give_zero_and_no_truth_gives_none():
     assert set(evaluate_segm(coco, [], [2]).values()) == {None}
 
 
+def test_labels_that_are_no_category_do_not_count():
+    coco = truth([(1, 1, (0, 0, 100, 100))])
+    found = detection(1, 1, rectangle(0, 0, 100, 100))
+    stranger = detection(1, None, rectangle(50, 50, 90, 90), 0.99)
+    assert evaluate_segm(coco, [stranger, found], [1]) == evaluate_segm(coco, [found], [1])
+
+
 def test_empty_masks_are_valid_and_never_match():
     coco = truth([(1, 1, (0, 0, 100, 100))])
     empty = detection(1, 1, np.zeros((SIDE, SIDE), dtype=bool), 0.1)

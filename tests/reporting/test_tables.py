@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from report_helpers import perturbation_rows, table_rows, write_run
+
+from hetexp.errors import ConfigError, DataError
+from hetexp.reporting import perturbation
+from hetexp.reporting.claims import FAILS, HOLDS, UNKNOWN, pair_claims
+from hetexp.reporting.names import PAPER_METHODS
+from hetexp.reporting.published import METRICS, TABLES
+from hetexp.reporting.runs import newest_run, read_run
+from hetexp.reporting.tables import claims_frame, compare, escape, summaries, wide, write_table
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_papers_own_numbers_carry_its_claims(number: int) -> None:
+    table = TABLES[number]
+    measured = {(m, k): table.value(m, k) for m in METRICS for k in PAPER_METHODS}
+    claims = pair_claims(table, measured)
+    assert len(claims) == len(METRICS) * 10
+    assert {c.verdict for c in claims} == {HOLDS}
+
+
+def test_a_tie_satisfies_at_least_but_not_more_than(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", table_rows(1, lambda metric, method, value: 5.0)))
+    claims = {(c.metric, c.text): c.verdict for c in compare(run, 1).claims}
+    assert claims["AP", "Ours (noised) ≥ GAE"] == HOLDS
+    assert claims["AP", "GAE > Ours (pos)"] == FAILS
+    assert claims["AP", "Ours (noised) > Ours (pos)"] == FAILS
+
+
+def test_a_broken_order_is_named(tmp_path: Path) -> None:
+    def swap(metric: str, method: str, value: float) -> float:
+        return 1.0 if (metric, method) == ("AP", "ours_abs") else value
+
+    table = compare(read_run(write_run(tmp_path / "run", table_rows(1, swap))), 1)
+    assert claims_frame(table).loc["Ours (abs) > ODAM", "AP"] == "does not hold on this data (−0.90)"
+    assert claims_frame(table).loc["Ours (abs) > ODAM", "AR"].startswith("holds (+9.90)")
+    first = next(summaries(table))
+    assert "9 of 10 pairs hold" in first
+    assert "Ours (abs) > ODAM" in first
+
+
+def test_absent_sizes_are_no_verdict(tmp_path: Path) -> None:
+    rows = table_rows(1, lambda metric, method, value: None if metric == "AP_large" else value)
+    table = compare(read_run(write_run(tmp_path / "run", rows)), 1)
+    assert {c.verdict for c in table.claims if c.metric == "AP_large"} == {UNKNOWN}
+    assert set(wide(table).loc["AP_large"].iloc[::2]) == {"n/a"}
+
+
+def test_files(outputs: Path, tmp_path: Path) -> None:
+    table = compare(newest_run(outputs, "table1"), 1)
+    paths = write_table(table, tmp_path / "tables")
+    assert [p.name for p in paths] == ["table1.csv", "table1.md", "table1.tex", "table1_claims.csv"]
+    frame = pd.read_csv(paths[0], dtype=str)
+    assert list(frame.columns[:5]) == ["metric", "GAE", "GAE †", "ODAM", "ODAM †"]
+    assert frame.loc[0, "Ours (noised)"] == "13.2"
+    text = paths[1].read_text()
+    assert "another data set (COCO val2017, facebook/detr-resnet-50)" in text
+    assert "Ours (noised) ≥ GAE > Ours (pos) > Ours (abs) > ODAM" in text
+    tex = paths[2].read_text()
+    assert r"\toprule" in tex
+    assert r"$\geq$" in tex
+    assert "†" not in tex
+
+
+def test_the_papers_data_is_not_called_another(tmp_path: Path) -> None:
+    rows = [{**r, "data": "coco_val2017"} for r in table_rows(2)]
+    table = compare(read_run(write_run(tmp_path / "run", rows)), 2)
+    assert "another data set" not in table.note
+
+
+def test_newest_run_by_writing_time(outputs: Path) -> None:
+    late = write_run(outputs / "runs" / "2025-12-31" / "09-00-00_table1", table_rows(1, lambda *_: 1.0))
+    os.utime(late / "results.csv", ns=(2**62, 2**62))
+    assert newest_run(outputs, "table1").folder == late
+
+
+def test_a_sweep_is_one_run(outputs: Path) -> None:
+    run = newest_run(outputs, "threshold_sweep")
+    assert run.folder.name == "10-20-00"
+    assert sorted(run.frame["threshold"].unique()) == [0.3, 0.6, 1.0]
+
+
+def test_missing_run_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"python run.py \+experiment=table1"):
+        newest_run(tmp_path, "table1")
+
+
+def test_incomplete_or_foreign_results(tmp_path: Path) -> None:
+    rows = [r for r in table_rows(1) if r["method"] != "gae"]
+    run = read_run(write_run(tmp_path / "run", rows))
+    with pytest.raises(DataError, match=r"has no gae at threshold 1\.0"):
+        compare(run, 1)
+    with pytest.raises(ConfigError, match="table 3 does not exist"):
+        compare(run, 3)
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="lacks the column"):
+        read_run(tmp_path / "other.csv")
+    with pytest.raises(DataError, match="does not exist"):
+        read_run(tmp_path / "nothing.csv")
+
+
+def test_latex_escapes() -> None:
+    assert escape("50 % of a_b & c ≥ d") == r"50 \% of a\_b \& c $\geq$ d"
+
+
+def test_auc_table_and_control(tmp_path: Path) -> None:
+    run = read_run(
+        write_run(tmp_path / "run", perturbation_rows({"ours_pos": 60, "gae": 56, "odam": 40, "random": 55}))
+    )
+    table = perturbation.auc_table(run)
+    assert list(table.index) == ["GAE", "ODAM", "Ours (pos)", "Random (control)"]
+    assert table.loc["Ours (pos)", "Negative, image ↑"] == "60.0 [59.0, 61.0]"
+    assert table.loc["GAE", "Negative, image ↑"].endswith("~")
+    assert table.loc["ODAM", "Negative, image ↑"].endswith("×")
+    assert not table.loc["ODAM", "Positive, image ↓"].endswith("×")
+    lines = perturbation.control_sentences(run)
+    assert lines[0].startswith("Negative, image: ODAM does not beat the random control; GAE is not clearly apart")
+    paths, text = perturbation.write_table(run, tmp_path / "tables")
+    assert [p.suffix for p in paths] == [".csv", ".md", ".tex"]
+    assert "95.0 [94.0, 96.0] (300 questions)" in text
+    assert "↑" not in paths[2].read_text()
+
+
+def test_auc_without_a_panel(tmp_path: Path) -> None:
+    rows = [r for r in perturbation_rows({"gae": 50.0}) if r["panel"] != "text_negative"]
+    with pytest.raises(DataError, match="text_negative"):
+        perturbation.auc_table(read_run(write_run(tmp_path / "run", rows)))
