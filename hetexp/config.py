@@ -60,6 +60,7 @@ class DataConfig:
     regions: str | None = None
     draw: int | None = None
     score: str = "soft"
+    mirror: str | None = None
 
 
 @dataclass

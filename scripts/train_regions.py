@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from make_questions import TRAINING_SEED, rendered
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,17 +26,19 @@ from hetexp.data.region_features import (
     RegionHead,
     backbone_map,
     iou,
+    normalised,
     proposals,
     raw_features,
 )
 from hetexp.paths import asset
-from make_questions import TRAINING_SEED, pixels_of, rendered
+
+HELD_OUT = 64  # scenes of each size that measure recall and the features' statistics
 
 
 def targets(scenes: list[Scene], h: int, w: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return scores [B, h·w], boxes [B, h·w, 4] and a mask [B, h·w] of the cells whose score is trained.
 
-    A cell is positive within a quarter of the box's sides (at least one cell) about its centre; the smallest object wins.
+    Cells about a box's centre are positive (the smallest object wins), the rest of the box is left out.
     """
     ys, xs = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
     cells = torch.stack((xs, ys), -1).flatten(0, 1)
@@ -66,7 +68,7 @@ def loss_of(head: RegionHead, maps: Tensor, goal: tuple[Tensor, Tensor, Tensor])
     aim = torch.zeros_like(score)
     aim[positive] = pair.detach().clamp(0, 1)
     scores = functional.binary_cross_entropy_with_logits(logits[counted], aim[counted])
-    return 4 * scores + (1 - pair).mean() + distance, float(pair.mean())
+    return 4 * scores + (1 - pair).mean() + distance, float(pair.detach().mean())
 
 
 @torch.no_grad()
@@ -87,15 +89,17 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=5000)
     parser.add_argument("--detr", type=Path, default=Path(asset("detr")))
     parser.add_argument("--out", type=Path, default=Path(asset("vqa")) / "region_head.safetensors")
+    parser.add_argument("--work", type=Path, help="folder that keeps rendered training scenes")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     model = DetrForObjectDetection.from_pretrained(args.detr).eval().requires_grad_(False)
-    groups = grouped_maps(model, args.scenes, TRAINING_SEED + 50_000_000 + args.seed)
+    groups = grouped_maps(model, args.scenes, TRAINING_SEED + 50_000_000 + args.seed, args.work)
     head = RegionHead(next(iter(groups.values()))[0].shape[1])
     nn.init.constant_(head.out.bias[:1], -3.0)
     nn.init.constant_(head.out.bias[1:], 1.0)
     optimizer = torch.optim.AdamW(head.parameters(), 1e-3, weight_decay=1e-4)
+    goals = {key: targets(scenes, *maps.shape[2:]) for key, (maps, scenes, _) in groups.items()}
     started, budget, step = time.monotonic(), args.minutes * 60, 0
     generator = torch.Generator().manual_seed(args.seed)
     keys = sorted(groups)
@@ -103,20 +107,21 @@ def main() -> None:
     while (spent := time.monotonic() - started) < budget:
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * max(0.01, 0.5 * (1 + math.cos(math.pi * spent / budget)))
-        maps, scenes, _ = groups[keys[int(torch.multinomial(weights, 1, generator=generator))]]
-        chosen = torch.randint(0, max(1, len(scenes) - 64), (32,), generator=generator)
-        goal = targets([scenes[i] for i in chosen.tolist()], *maps.shape[2:])
-        loss, overlap = loss_of(head, maps[chosen].float(), goal)
+        key = keys[int(torch.multinomial(weights, 1, generator=generator))]
+        maps = groups[key][0]
+        chosen = torch.randint(0, max(1, len(maps) - HELD_OUT), (24,), generator=generator)
+        score, box, counted = (goal[chosen] for goal in goals[key])
+        loss, overlap = loss_of(head, maps[chosen].float(), (score, box, counted))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         step += 1
         if step % 100 == 0:
-            print(f"{spent / 60:.1f} min step {step} loss {float(loss):.3f} overlap {overlap:.3f}", flush=True)
+            print(f"{spent / 60:.1f} min step {step} loss {float(loss.detach()):.3f} overlap {overlap:.3f}", flush=True)
     head.eval().requires_grad_(False)
     collected = []
     for maps, scenes, pixels in groups.values():
-        held = slice(max(0, len(scenes) - 64), None)
+        held = slice(max(0, len(scenes) - HELD_OUT), None)
         share = recall(head, maps[held].float(), scenes[held], 36)
         print(f"{tuple(maps.shape[2:])}: recall of held-out objects by 36 regions {share:.3f}", flush=True)
         boxes, scores = proposals(head, maps[held].float(), 36)
@@ -126,20 +131,22 @@ def main() -> None:
     part = args.out.with_name(args.out.name + ".part")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in head.state_dict().items()}, part)
-    os.replace(part, args.out)
+    part.replace(args.out)
 
 
 @torch.no_grad()
-def grouped_maps(model: Any, count: int, seed: int) -> dict[tuple[int, int], tuple[Tensor, list[Scene], Tensor]]:
-    """Render scenes and return, per image size, float16 maps, the scenes, and the last 64 scenes' pixels."""
+def grouped_maps(
+    model: Any, count: int, seed: int, work: Path | None
+) -> dict[tuple[int, int], tuple[Tensor, list[Scene], Tensor]]:
+    """Render scenes and return, per image size, float16 maps, the scenes, and the last scenes' pixels."""
     parts: dict[tuple[int, int], tuple[list[Tensor], list[Scene], list[Tensor]]] = {}
-    for images, coco in rendered(count, seed):
+    for images, coco in rendered(count, seed, work):
         for scene, image in zip(scenes_from_coco(coco), images, strict=True):
             maps, scenes, pixels = parts.setdefault((scene.height, scene.width), ([], [], []))
-            pixel = pixels_of(image)
+            pixel = normalised(image)
             maps.append(backbone_map(model, pixel[None])[0].half())
             scenes.append(scene)
-            pixels[:] = [*pixels[-63:], pixel]
+            pixels[:] = [*pixels[1 - HELD_OUT :], pixel]
     return {k: (torch.stack(m), s, torch.stack(p)) for k, (m, s, p) in parts.items()}
 
 

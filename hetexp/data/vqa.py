@@ -170,7 +170,7 @@ _ENDINGS = {
 
 
 def _apostrophes() -> dict[str, str]:
-    table = {}
+    table: dict[str, str] = {}
     for ending, words in _ENDINGS.items():
         mark = "n't" if ending == "nt" else f"'{ending}"
         table |= {word: word[: -len(ending)] + mark for word in words.split()}
@@ -183,9 +183,8 @@ _CONTRACTIONS = _apostrophes()
 def normalise_answer(answer: str) -> str:
     """An answer as VQA compares it: lower case, no punctuation or articles, number words as digits.
 
-    Follows the published description of the evaluation: a mark is dropped when a space stands beside it anywhere in
-    the text or the text has a comma between digits, and becomes a space otherwise; full stops that are no decimal points
-    are dropped.
+    As in the official evaluation, a mark is dropped when a space stands beside it anywhere in the text or the text has
+    a comma between digits, and becomes a space otherwise; full stops not before a digit are dropped.
     """
     text = answer.replace("\n", " ").replace("\t", " ").strip()
     thousands = re.search(r"\d,\d", text) is not None

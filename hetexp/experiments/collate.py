@@ -10,6 +10,7 @@ import pandas as pd
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from hetexp.experiments.files import RESULTS, SHARD_MANIFEST
 from hetexp.experiments.results import results_frame, write_results
 
 log = logging.getLogger("hetexp")
@@ -22,8 +23,11 @@ class CollateResults(Callback):
         """Read the jobs' tables in job order; jobs without one (failed) are named."""
         folder = Path(config.hydra.sweep.dir)
         jobs = sorted((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
-        found = [p / "results.csv" for p in jobs if (p / "results.csv").is_file()]
-        without = [p.name for p in jobs if not (p / "results.csv").is_file()]
+        found = [p / RESULTS for p in jobs if (p / RESULTS).is_file()]
+        shards = [p for p in jobs if (p / SHARD_MANIFEST).is_file()]
+        without = [p.name for p in jobs if p not in shards and not (p / RESULTS).is_file()]
+        if shards:
+            log.info("%d shards are complete: join them with task=merge merge.from=%s", len(shards), folder)
         if without:
             log.warning("jobs without results: %s", ", ".join(without))
         if found:

@@ -13,10 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from hetexp.errors import DataError
 from hetexp.experiments.chunks import Chunk
+from hetexp.experiments.files import SHARD_MANIFEST, atomic_text
 from hetexp.experiments.session import Session, session_for
-from hetexp.experiments.store import Store, atomic_text
+from hetexp.experiments.store import Store
 
-MANIFEST = "shard.json"
 # Where a run happened decides none of its numbers; what lies at a path is hashed by the store.
 _LOCAL = ("shard", "paths", "progress", "threads", "logger", "task", "merge")
 
@@ -25,7 +25,7 @@ def write_manifest(session: Session, store: Store, chunks: Sequence[Chunk[Any]])
     """Record a finished shard: its place, its store and the chunks of the whole run."""
     index, count = session.shard
     facts = {"index": index, "count": count, "store": store.key, "chunks": [c.name for c in chunks]}
-    atomic_text(session.folder / MANIFEST, json.dumps(facts, indent=2) + "\n")
+    atomic_text(session.folder / SHARD_MANIFEST, json.dumps(facts, indent=2) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -59,9 +59,9 @@ def find_shards(folder: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: for no shards, mixed configurations or data, overlaps, or gaps; the message names them.
     """
-    shards = [_read(path) for path in sorted(folder.rglob(MANIFEST))]
+    shards = [_read(path) for path in sorted(folder.rglob(SHARD_MANIFEST))]
     if not shards:
-        raise DataError(f"no finished shard below {folder}: each shard's run folder holds a {MANIFEST}")
+        raise DataError(f"no finished shard below {folder}: each shard's run folder holds a {SHARD_MANIFEST}")
     first = shards[0]
     for other in shards[1:]:
         faults = _differences(_comparable(first["config"]), _comparable(other["config"]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from hetexp.experiments.store import atomic_text
+from hetexp.experiments.files import RESULTS, atomic_text
 
 COLUMNS = [
     "experiment",
@@ -40,7 +40,7 @@ def results_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def write_results(folder: Path, frame: pd.DataFrame) -> None:
     """Write `results.csv` and `results.md` whole or not at all; values keep full precision in the CSV."""
-    atomic_text(folder / "results.csv", frame.to_csv(index=False, lineterminator="\n"))
+    atomic_text(folder / RESULTS, frame.to_csv(index=False, lineterminator="\n"))
     shown = frame.drop(columns=[c for c in frame if frame[c].isna().all() or (frame[c] == "").all()])
     atomic_text(folder / "results.md", shown.to_markdown(index=False, floatfmt=".4f", missingval="") + "\n")
 

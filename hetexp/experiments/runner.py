@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from hetexp.errors import ConfigError
-from hetexp.experiments import detr, lxmert
-from hetexp.experiments.results import results_frame, write_results, write_run
+from hetexp.experiments import detr, lxmert, samples
+from hetexp.experiments.data_tasks import run_check, run_download
 from hetexp.experiments.merge import merged_session
+from hetexp.experiments.results import results_frame, write_results, write_run
 from hetexp.experiments.session import Session, open_session, run_folder
 from hetexp.experiments.tracking import log_run
 
@@ -56,7 +57,10 @@ def show(frame) -> None:  # type: ignore[no-untyped-def]
 
 TASKS: dict[str, Callable[[DictConfig], None]] = {
     "evaluate": lambda cfg: evaluate(open_session(cfg)),
+    "download": run_download,
+    "check": run_check,
     "merge": lambda cfg: evaluate(merged_session(cfg, run_folder())),
+    "samples": lambda cfg: samples.run(open_session(cfg)),
 }
 
 

@@ -14,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from hetexp import config
 from hetexp.errors import ConfigError
+from hetexp.experiments.files import atomic_text
 from hetexp.experiments.fingerprint import attribution_fingerprint, checkpoint_digest, versions
 from hetexp.experiments.methods import MethodSpec, resolve_methods
-from hetexp.experiments.store import Store, atomic_text, content_hash
+from hetexp.experiments.store import Store, content_hash
 from hetexp.models.detr import DetrAdapter
 from hetexp.models.load import AnyAdapter, load_model
 

@@ -137,6 +137,8 @@ def test_mask_area_counts_even_when_a_box_is_given():
     small = detection(1, 1, rectangle(100, 100, 10, 10), 0.95) | {"bbox": [0, 0, 60, 60]}
     # the false positive is small: it leaves the medium AP alone, as its box's area would not
     assert evaluate_segm(coco, [found, small], [1])["AP_medium"] == ONE
+    medium = detection(1, 1, rectangle(100, 100, 50, 50), 0.95) | {"bbox": [0, 0, 5, 5]}
+    assert evaluate_segm(coco, [found, medium], [1])["AP_medium"] == pytest.approx(0.5)
 
 
 def test_boxes():

@@ -122,7 +122,12 @@ def toy_vqa(tmp_path: Path) -> Path:
     rng = np.random.default_rng(1)
     answers = [f"a{i}" for i in range(15)]
     (root / "answers.json").write_text(json.dumps(answers))
-    sentences = ["is there a zebra", "what color is the umbrella", "how many birds are there", "is there a dog and a cat"]
+    sentences = [
+        "is there a zebra",
+        "what color is the umbrella",
+        "how many birds are there",
+        "is there a dog and a cat",
+    ]
     items = []
     for i in range(9):
         sentence = sentences[i % 4]

@@ -38,7 +38,9 @@ def explain(
         ConfigError: for an unknown method.
         InputError: for a batch larger than one, or a target that does not exist.
     """
-    table = methods if isinstance(methods, Mapping) else method_table([methods] if isinstance(methods, str) else methods)
+    table = (
+        methods if isinstance(methods, Mapping) else method_table([methods] if isinstance(methods, str) else methods)
+    )
     batch = next(iter(inputs.values())).shape[0]
     if batch != 1:
         raise InputError(f"explain takes one input at a time, got a batch of {batch}")
