@@ -70,7 +70,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "what is the {x} [next] to?",
         "what is [next] to the {x}?",
         "what is [closest] to the {x}?",
-        "which thing is [nearest] to the {x}?",
+        "what is [nearest] to the {x}?",
     ),
 }
 

@@ -186,7 +186,8 @@ def _joined(word: str) -> Callable[[Scene, Sequence[str], random.Random], Draft 
 
 
 def _count(scene: Scene, names: Sequence[str], rng: random.Random) -> Draft | None:
-    pool = [*names, "animal", "vehicle"]
+    pool = [*names, *KINDS]
+    # Repeated nouns are few in a scene and would be drawn too seldom.
     repeated = [n for n in pool if len(scene.of(n)) > 1]
     noun = rng.choice(repeated) if repeated and rng.random() < 0.6 else rng.choice(pool)
     found = scene.of(noun)
@@ -346,7 +347,9 @@ def _select(
     def cost(draft: Draft) -> float:
         nouns = sum(per_noun[noun, draft.answer] for noun in draft.nouns)
         answers = per_answer[draft.answer] / max(1, len(chosen))
-        return 4 * nouns + 8 * answers + load[draft.img_id] + 2 * told[draft.img_id, draft.answer]
+        # Few nouns occur three or four times: there the answers' own balance counts for more.
+        weight = 1 if draft.type == "count" else 4
+        return weight * nouns + 60 * answers + load[draft.img_id] + 2 * told[draft.img_id, draft.answer]
 
     while drafts and len(chosen) < wanted:
         spots = [rng.randrange(len(drafts)) for _ in range(handful)]

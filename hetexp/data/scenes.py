@@ -137,9 +137,7 @@ def _place_all(rng: np.random.Generator, sprites: SpriteSet, width: int, height:
     return placed
 
 
-def _transform(
-    rng: np.random.Generator, sprite: Sprite, side: float, width: int, height: int
-) -> NDArray[np.uint8]:
+def _transform(rng: np.random.Generator, sprite: Sprite, side: float, width: int, height: int) -> NDArray[np.uint8]:
     """Flip, turn and scale a sprite to an area of about side², never larger than the frame allows."""
     image = sprite.image
     if rng.uniform() < 0.5:
@@ -152,9 +150,7 @@ def _transform(
     return np.asarray(image.resize(new_size, Image.Resampling.BICUBIC))
 
 
-def _put(
-    rng: np.random.Generator, sprite: Sprite, pixels: NDArray[np.uint8], taken: NDArray[np.bool_]
-) -> _Placed:
+def _put(rng: np.random.Generator, sprite: Sprite, pixels: NDArray[np.uint8], taken: NDArray[np.bool_]) -> _Placed:
     """Choose where a sprite goes: of a few random places, the first that hides little, else the best."""
     height, width = taken.shape
     h, w = pixels.shape[:2]
@@ -204,9 +200,7 @@ def _visible_only(placed: list[_Placed], width: int, height: int) -> list[_Place
         placed = placed[:worst] + placed[worst + 1 :]
 
 
-def _compose(
-    rng: np.random.Generator, canvas: NDArray[np.float32], placed: Sequence[_Placed]
-) -> NDArray[np.float32]:
+def _compose(rng: np.random.Generator, canvas: NDArray[np.float32], placed: Sequence[_Placed]) -> NDArray[np.float32]:
     """Draw the objects from back to front, each over its soft shadow."""
     height, width = canvas.shape[:2]
     shade = rng.uniform(0.15, 0.45) if rng.uniform() < 0.8 else 0.0

@@ -45,7 +45,7 @@ def input_size(width: int, height: int) -> Grid:
     """Height and width after resizing to short side 192, long side at most 256, as DETR's processor rounds."""
     short, long = min(width, height), max(width, height)
     exact = min(float(SHORT_SIDE), LONG_SIDE * short / long)
-    side = int(round(exact)), int(exact * long / short)
+    side = round(exact), int(exact * long / short)
     return (side[0], side[1]) if height <= width else (side[1], side[0])
 
 

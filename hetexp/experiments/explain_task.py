@@ -115,11 +115,10 @@ def _asked(everything: Sequence[Found], adapter: DetrAdapter, query: Any, keep: 
     index_of(str(query), list(adapter.labels.values()), "class")
     of_class = [f for f in kept if f.label == query]
     if not of_class:
-        best = max((f for f in everything if f.label == query), key=lambda f: f.score, default=None)
-        nearest = f" (its most probable query has {best.score:.2f}, number {best.query})" if best else ""
+        nearest = [f" (its most probable query has {f.score:.2f})" for f in everything if f.label == query][:1]
         raise InputError(
-            f"no {query} was detected with p > {keep:g}{nearest}; detected: {seen or 'nothing'}. Lower model.keep, or ask "
-            "for another class"
+            f"no {query} was detected with p > {keep:g}{''.join(nearest)}; detected: {seen or 'nothing'}. Lower "
+            "model.keep, or ask for another class"
         )
     return of_class
 

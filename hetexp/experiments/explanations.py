@@ -1,9 +1,9 @@
 """Explanations of single inputs with everything a drawing needs, as folders on disk.
 
-    <folder>/image.png, info.json, relevance.safetensors[, masks.safetensors]
+    <folder>/image.png, info.json, relevance.safetensors[, masks.safetensors, levels.safetensors]
 
 relevance: "<method>" [k, h, w] for DETR; "<method>/text" [T] and "<method>/image" [R] for LXMERT.
-masks: "<method>@<scale>" uint8 [k, H, W].
+masks: "<method>@<scale>" uint8 [k, H, W]. levels: "<method>" uint8 [k, h, w], what Otsu's threshold sees.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hetexp.attribution.methods import Method, attribute
 from hetexp.errors import DataError, InputError
-from hetexp.evaluation.masks import segment
+from hetexp.evaluation.masks import otsu_thresholds, segment, to_uint8
 from hetexp.models.detr import DetrAdapter
 from hetexp.models.lxmert import LxmertAdapter
 from hetexp.models.trace import Target
@@ -40,6 +40,7 @@ class Explanation:
     info: dict[str, Any]
     relevance: dict[str, Tensor]
     masks: dict[str, Tensor] = field(default_factory=dict)
+    levels: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def explain_detections(
         if bool(relevance.isfinite().all())
         for scale in scales
     }
+    finite = {name: torch.where(relevance.isfinite(), relevance, 0) for name, relevance in maps.items()}
+    levels = {name: to_uint8(relevance) for name, relevance in finite.items()}
     info = {
         "kind": "detr",
         "detections": [{"query": f.query, "label": f.label, "score": f.score, "box": list(f.box)} for f in found],
@@ -102,8 +105,9 @@ def explain_detections(
         "scales": list(scales),
         "upsample": upsample,
         "input_size": list(input_size),
+        "otsu": {name: otsu_thresholds(u8).tolist() for name, u8 in levels.items()},
     }
-    return Explanation(image, info, maps, masks)
+    return Explanation(image, info, maps, masks, levels)
 
 
 def answer(adapter: LxmertAdapter, inputs: Mapping[str, Tensor]) -> tuple[list[int], list[dict[str, Any]]]:
@@ -188,8 +192,9 @@ def write_explanation(folder: Path, explanation: Explanation) -> None:
     folder.mkdir(parents=True)
     explanation.image.convert("RGB").save(folder / "image.png")
     save_file({k: v.contiguous() for k, v in explanation.relevance.items()}, folder / "relevance.safetensors")
-    if explanation.masks:
-        save_file({k: v.contiguous() for k, v in explanation.masks.items()}, folder / "masks.safetensors")
+    for name, tensors in (("masks", explanation.masks), ("levels", explanation.levels)):
+        if tensors:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors")
     text = json.dumps(explanation.info, indent=1, ensure_ascii=False)
     (folder / "info.json").write_text(text + "\n", encoding="utf-8")
 

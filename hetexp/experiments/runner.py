@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hetexp.errors import ConfigError
-from hetexp.experiments import detr, lxmert, samples
+from hetexp.experiments import detr, explain_task, lxmert, samples
 from hetexp.experiments.data_tasks import run_check, run_download
 from hetexp.experiments.merge import merged_session
 from hetexp.experiments.results import results_frame, write_results, write_run
@@ -61,6 +61,7 @@ TASKS: dict[str, Callable[[DictConfig], None]] = {
     "check": run_check,
     "merge": lambda cfg: evaluate(merged_session(cfg, run_folder())),
     "samples": lambda cfg: samples.run(open_session(cfg)),
+    "explain": lambda cfg: explain_task.run(open_session(cfg)),
 }
 
 

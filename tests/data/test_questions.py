@@ -57,7 +57,7 @@ class Truth:
             self.objects[stems[a["image_id"]]].append(a)
         forms = {c["name"]: c["name"] for c in coco["categories"]}
         forms |= {plural(n): n for n in forms} | {k: k for k in (*SUPER, "thing")}
-        forms |= {plural(k): k for k in SUPER}
+        forms |= {plural(k): k for k in (*SUPER, "thing")}
         self.forms = forms
         alternatives = sorted(forms, key=len, reverse=True)
         self.pattern = re.compile(r"\b(" + "|".join(map(re.escape, alternatives)) + r")\b")
@@ -85,7 +85,7 @@ class Truth:
         sent, image = q["sent"], q["img_id"]
         tokens = re.findall(r"\w+", sent)
         kind = next((w for w in ("color", "left", "right", "above", "below") if w in tokens), None)
-        nouns = [n for n in self.nouns(sent) if n != "thing" or kind in ("left", "right")]
+        nouns = self.nouns(sent)
         found = [self.of(image, n) for n in nouns]
 
         def ids(*groups: list[dict[str, Any]]) -> set[int]:
@@ -170,7 +170,7 @@ def test_answers_are_balanced(questions: list[dict[str, Any]]) -> None:
     for most, total in by_type.values():
         assert most / total < 0.68  # wording (singular, plural) splits nouns into small groups
     counts = groups["count"]
-    assert max(counts.values()) <= 0.4 * sum(counts.values()) and counts["3"] > 0
+    assert max(counts.values()) <= 0.33 * sum(counts.values()) and min(counts[n] for n in "01234") >= 25
 
 
 def test_blind_guessing_fails(coco: dict[str, Any], questions: list[dict[str, Any]]) -> None:
@@ -178,7 +178,7 @@ def test_blind_guessing_fails(coco: dict[str, Any], questions: list[dict[str, An
     blind = card["blind_accuracy"]
     assert blind["question_string"] < 0.5 and blind["question_type"] < 0.5 and blind["image_oracle"] < 0.55
     here = blind_accuracy(questions, questions)
-    assert here["question_type"] < 0.5 and here["image_oracle"] == pytest.approx(blind["image_oracle"])
+    assert here["question_type"] < 0.5 and here["image_oracle"] == pytest.approx(blind["image_oracle"], abs=1e-3)
 
 
 def test_generator_is_deterministic_and_seeds_differ(coco: dict[str, Any], tmp_path: Path) -> None:

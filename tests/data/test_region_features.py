@@ -99,8 +99,8 @@ def test_one_region_is_the_whole_image(model: DetrForObjectDetection, head: Regi
 def test_bad_input_is_named(model: DetrForObjectDetection, head: RegionHead, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="n is 0"):
         extract(Image.new("RGB", (64, 64)), model, 0, head)
-    with pytest.raises(InputError, match="image is 20x64"):
-        extract(Image.new("RGB", (20, 64)), model, 4, head)
+    with pytest.raises(InputError, match="image is 20x640"):
+        extract(Image.new("RGB", (20, 640)), model, 4, head)
     with pytest.raises(InputError, match="trained on 7 backbone channels"):
         extract(Image.new("RGB", (64, 64)), model, 4, RegionHead(7))
     with pytest.raises(CheckpointError, match="does not exist"):

@@ -1,0 +1,516 @@
+"""Downloads against a server on this machine that misbehaves in every way that was thought of."""
+
+import hashlib
+import io
+import json
+import shutil
+import stat
+import threading
+import zipfile
+from collections import namedtuple
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from PIL import Image
+
+from hetexp.data import fetch as fetching
+from hetexp.data.check import check
+from hetexp.data.download import WORK, Download, download, download_dataset
+from hetexp.data.fetch import Patience, fetch
+from hetexp.data.sources import DATASETS, SOURCES, Product, Source
+from hetexp.data.vqa import read_questions
+from hetexp.errors import ConfigError, DownloadError
+
+FAST = Patience(attempts=3, pause=0.001, connect_timeout=2, read_timeout=2)
+BODY = bytes(range(256)) * 4096  # 1 MiB
+
+
+class Server:
+    """Serves `files`. `faults` are taken one per request: None, a status (text), or after how many bytes to hang up."""
+
+    def __init__(self):
+        self.files, self.faults, self.requests = {}, [], []
+        self.ranges = self.tags = True
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.answer(self)
+
+            def log_message(self, *args):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True)
+        self.thread.start()
+
+    def answer(self, request):
+        name, asked = request.path.lstrip("/"), request.headers.get("Range")
+        self.requests.append((name, asked, request.headers.get("If-Range")))
+        fault = self.faults.pop(0) if self.faults else None
+        if isinstance(fault, str) or name not in self.files:
+            request.send_error(int(fault or 404))
+            return
+        body = self.files[name]
+        tag = f'"{hashlib.md5(body).hexdigest()}"'
+        start = 0
+        if asked and self.ranges and request.headers.get("If-Range") in (None, tag):
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+            if start >= len(body):
+                request.send_error(416)
+                return
+            request.send_response(206)
+            request.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        else:
+            request.send_response(200)
+        if self.tags:
+            request.send_header("ETag", tag)
+        request.send_header("Content-Length", str(len(body) - start))
+        request.end_headers()
+        end = len(body) if fault is None else start + fault
+        request.wfile.write(body[start:end])
+
+    def close(self):
+        self.http.shutdown()
+        self.http.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    running = Server()
+    yield running
+    running.close()
+
+
+def zipped(files):
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return memory.getvalue()
+
+
+def md5(content):
+    return f"md5:{hashlib.md5(content).hexdigest()}"
+
+
+def picture(colour=0):
+    memory = io.BytesIO()
+    Image.new("RGB", (16, 12), (colour, 90, 30)).save(memory, "JPEG")
+    return memory.getvalue()
+
+
+@pytest.fixture
+def images(server):
+    """A source like val2017: three images in a zip."""
+    archive = zipped({"val2017/": b"", **{f"val2017/{i}.jpg": picture(i) for i in range(3)}})
+    server.files["val2017.zip"] = archive
+    return Source(
+        "coco_val2017_images",
+        "http://images.example/zips/val2017.zip",
+        (Product("val2017", "*.jpg", 3),),
+        "images",
+        len(archive),
+        md5(archive),
+    )
+
+
+def run(source, root, server, **kwargs):
+    options = {"patience": FAST, "progress": False} | kwargs
+    return download(source.name, root, server.url, {source.name: source}, **options)
+
+
+def tree(root):
+    return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
+
+
+# fetch
+
+
+def test_a_broken_connection_is_continued_and_not_begun_anew(server, tmp_path):
+    server.files["f"] = BODY
+    server.faults = [300_000, 400_000]
+    fetch(f"{server.url}/f", tmp_path / "f", FAST)
+    assert (tmp_path / "f").read_bytes() == BODY
+    assert tree(tmp_path) == ["f"]
+    starts = [int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0 for _, asked, _ in server.requests]
+    assert len(starts) == 3
+    assert starts[0] == 0
+    assert 200_000 < starts[1] <= 300_000
+    assert starts[1] + 300_000 < starts[2] <= starts[1] + 400_000
+    assert all(tag for _, _, tag in server.requests[1:]), "If-Range guards the continuation"
+
+
+def test_a_later_call_continues_what_an_earlier_one_left(server, tmp_path):
+    server.files["f"] = BODY
+    server.faults = [300_000, 0, 0, 0]
+    with pytest.raises(DownloadError, match=r"3 attempts in a row .* bytes are kept.*continues there"):
+        fetch(f"{server.url}/f", tmp_path / "f", FAST)
+    assert not (tmp_path / "f").exists()
+    kept = (tmp_path / "f.part").stat().st_size
+    assert kept > 200_000
+    server.faults, server.requests = [], []
+    fetch(f"{server.url}/f", tmp_path / "f", FAST)
+    assert [asked for _, asked, _ in server.requests] == [f"bytes={kept}-"]
+    assert (tmp_path / "f").read_bytes() == BODY
+
+
+@pytest.mark.parametrize(("ranges", "tags"), [(False, True), (False, False), (True, False)])
+def test_servers_without_ranges_or_tags(server, tmp_path, ranges, tags):
+    server.files["f"], server.ranges, server.tags = BODY, ranges, tags
+    server.faults = [300_000]
+    fetch(f"{server.url}/f", tmp_path / "f", FAST)
+    assert (tmp_path / "f").read_bytes() == BODY
+
+
+def test_a_file_that_changed_meanwhile_is_begun_anew(server, tmp_path):
+    server.files["f"], server.faults = BODY, [300_000, 0, 0, 0]
+    with pytest.raises(DownloadError):
+        fetch(f"{server.url}/f", tmp_path / "f", FAST)
+    for changed in (BODY[::-1], BODY[:1000]):
+        server.files["f"] = changed
+        fetch(f"{server.url}/f", tmp_path / "f", FAST)
+        assert (tmp_path / "f").read_bytes() == changed
+
+
+def test_a_part_longer_than_the_file_is_begun_anew(server, tmp_path):
+    server.files["f"], server.tags, server.faults = BODY, False, [300_000, 0, 0, 0]
+    with pytest.raises(DownloadError):
+        fetch(f"{server.url}/f", tmp_path / "f", FAST)
+    server.files["f"] = BODY[:1000]
+    fetch(f"{server.url}/f", tmp_path / "f", FAST)
+    assert (tmp_path / "f").read_bytes() == BODY[:1000]
+
+
+def test_a_part_of_another_address_is_not_continued(server, tmp_path):
+    server.files |= {"f": BODY, "g": BODY[::-1]}
+    server.faults = [300_000, 0, 0, 0]
+    with pytest.raises(DownloadError):
+        fetch(f"{server.url}/f", tmp_path / "f", FAST)
+    fetch(f"{server.url}/g", tmp_path / "f", FAST)
+    assert (tmp_path / "f").read_bytes() == BODY[::-1]
+
+
+def test_a_whole_part_needs_no_request(server, tmp_path):
+    (tmp_path / "f.part").write_bytes(b"abc")
+    (tmp_path / "f.part.json").write_text(json.dumps({"url": f"{server.url}/f", "validator": None, "total": 3}))
+    fetch(f"{server.url}/f", tmp_path / "f", FAST)
+    assert (tmp_path / "f").read_bytes() == b"abc"
+    assert server.requests == []
+
+
+def test_busy_servers_are_asked_again_and_pauses_grow(server, tmp_path, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(fetching.time, "sleep", pauses.append)
+    server.files["f"], server.faults = b"abc", ["503", "500"]
+    fetch(f"{server.url}/f", tmp_path / "f", FAST)
+    assert (tmp_path / "f").read_bytes() == b"abc"
+    assert pauses == [0.001, 0.002]
+    server.faults = ["503"] * 3
+    with pytest.raises(DownloadError, match="answered 503"):
+        fetch(f"{server.url}/f", tmp_path / "g", FAST)
+
+
+def test_refusals_are_final_and_name_address_and_status(server, tmp_path):
+    with pytest.raises(DownloadError, match=r"/gone: the server answered 404 Not Found: .*put it below data\.root"):
+        fetch(f"{server.url}/gone", tmp_path / "f", FAST)
+    assert len(server.requests) == 1
+    with pytest.raises(DownloadError, match="check the address"):
+        fetch("nonsense://x/y", tmp_path / "f", FAST)
+    assert tree(tmp_path) == []
+
+
+def test_no_server_at_all(server, tmp_path):
+    gone = server.url
+    server.http.server_close()
+    with pytest.raises(DownloadError, match="3 attempts in a row"):
+        fetch(f"{gone}/f", tmp_path / "f", FAST)
+
+
+def test_silence_ends_with_the_timeout(server, tmp_path, monkeypatch):
+    wake = threading.Event()
+    monkeypatch.setattr(server, "answer", lambda request: wake.wait(5))
+    with pytest.raises(DownloadError, match="timed out"):
+        fetch(f"{server.url}/f", tmp_path / "f", replace(FAST, attempts=1, read_timeout=0.1))
+    wake.set()
+
+
+def test_progress_ends_at_the_total(server, tmp_path):
+    server.files["f"] = BODY
+    seen = []
+    fetch(f"{server.url}/f", tmp_path / "f", FAST, lambda held, total: seen.append((held, total)))
+    assert seen[0] == (0, len(BODY))
+    assert seen[-1] == (len(BODY), len(BODY))
+    assert seen == sorted(seen)
+
+
+def test_full_disk_before_and_while_writing(server, tmp_path, monkeypatch):
+    server.files["f"] = BODY
+    usage = namedtuple("usage", "total used free")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: usage(10**12, 10**12, fetching.RESERVE + 1000))
+        with pytest.raises(DownloadError, match="not enough disk space"):
+            fetch(f"{server.url}/f", tmp_path / "f", FAST)
+
+    def full(self, held):
+        if held > 500_000:
+            raise OSError(28, "No space left on device")
+
+    seen = []
+    with pytest.raises(DownloadError, match="the disk is full"):
+        fetch(f"{server.url}/f", tmp_path / "f", FAST, lambda held, total: full(seen, held))
+    kept = (tmp_path / "f.part").stat().st_size
+    assert kept > 400_000
+    server.requests = []
+    fetch(f"{server.url}/f", tmp_path / "f", FAST)
+    assert server.requests[0][1] == f"bytes={kept}-"
+    assert (tmp_path / "f").read_bytes() == BODY
+
+
+# download
+
+
+def test_an_archive_is_laid_out_as_released_and_fetched_once(server, images, tmp_path):
+    result = run(images, tmp_path, server)
+    assert result == Download(images.name, "downloaded", images.digest)
+    assert tree(tmp_path) == [f"{WORK}/coco_val2017_images.json", *(f"val2017/{i}.jpg" for i in range(3))]
+    server.requests = []
+    assert run(images, tmp_path, server) == Download(images.name, "present", images.digest)
+    assert server.requests == []
+    (tmp_path / "val2017/1.jpg").unlink()
+    assert run(images, tmp_path, server).status == "downloaded"
+    assert (tmp_path / "val2017/1.jpg").read_bytes() == picture(1)
+
+
+def test_data_that_the_user_brought_are_left_alone(server, images, tmp_path):
+    (tmp_path / "val2017").mkdir()
+    for i in range(3):
+        (tmp_path / f"val2017/own{i}.jpg").write_bytes(picture())
+    assert run(images, tmp_path, server).status == "present"
+    assert server.requests == []
+
+
+def test_wrong_checksum_leaves_nothing_and_a_rerun_starts_anew(server, images, tmp_path):
+    good = server.files["val2017.zip"]
+    server.files["val2017.zip"] = good[:-1] + b"x"
+    with pytest.raises(DownloadError, match=r"wrong checksum, md5 is [0-9a-f]{32}, expected [0-9a-f]{32}"):
+        run(images, tmp_path, server)
+    assert tree(tmp_path) == []
+    server.files["val2017.zip"] = good
+    assert run(images, tmp_path, server).status == "downloaded"
+
+
+@pytest.mark.parametrize("kept", [10, 500])
+def test_truncated_zip_without_a_known_hash(server, images, tmp_path, kept):
+    server.files["val2017.zip"] = server.files["val2017.zip"][:kept]
+    with pytest.raises(DownloadError, match="is damaged"):
+        run(replace(images, digest=None), tmp_path, server)
+    assert tree(tmp_path) == []
+
+
+def test_damaged_member_is_noticed_and_no_half_file_takes_its_place(server, images, tmp_path):
+    body = bytearray(server.files["val2017.zip"])
+    place = body.index(b"val2017/2.jpg") + 60
+    body[place] ^= 0xFF
+    server.files["val2017.zip"] = bytes(body)
+    with pytest.raises(DownloadError, match="is damaged"):
+        run(replace(images, digest=None), tmp_path, server)
+    assert "val2017/2.jpg" not in tree(tmp_path)
+
+
+def link_archive():
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as archive:
+        entry = zipfile.ZipInfo("val2017/0.jpg")
+        entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(entry, "/etc/passwd")
+    return memory.getvalue()
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [
+        zipped({"../evil.jpg": b"x", "val2017/0.jpg": b"x"}),
+        zipped({"/evil.jpg": b"x"}),
+        zipped({"val2017/../../evil.jpg": b"x"}),
+        zipped({"..\\evil.jpg": b"x"}),
+        zipped({"C:\\evil.jpg": b"x"}),
+        link_archive(),
+    ],
+)
+def test_archives_that_reach_outside_are_refused_whole(server, images, tmp_path, archive):
+    server.files["val2017.zip"] = archive
+    root = tmp_path / "inner" / "root"
+    with pytest.raises(DownloadError, match=r"a link or a path outside its folder: nothing was extracted"):
+        run(replace(images, digest=None, products=(Product("val2017", "*.jpg", 1),)), root, server)
+    assert tree(tmp_path) == [f"inner/root/{WORK}/val2017.zip"]
+
+
+def test_another_archive_than_the_published_one(server, images, tmp_path):
+    server.files["val2017.zip"] = zipped({"val2017/0.jpg": picture()})
+    with pytest.raises(DownloadError, match=r"holds 1 file\(s\) named \*\.jpg, expected 3"):
+        run(replace(images, digest=None), tmp_path, server)
+
+
+def test_interrupted_extraction_continues(server, images, tmp_path, monkeypatch):
+    copies = []
+
+    def copy(source, target, length):
+        copies.append(target.name)
+        if len(copies) == 2:
+            raise OSError(28, "No space left on device")
+        target.write(source.read())
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hetexp.data.archive.shutil.copyfileobj", copy)
+        with pytest.raises(DownloadError, match=r"cannot be extracted .*No space left"):
+            run(images, tmp_path, server)
+    assert f"{WORK}/val2017.zip" in tree(tmp_path)
+    assert f"{WORK}/coco_val2017_images.json" not in tree(tmp_path)
+    server.requests = []
+    assert run(images, tmp_path, server).status == "downloaded"
+    assert server.requests == [], "the archive was there already"
+    assert (tmp_path / "val2017/2.jpg").read_bytes() == picture(2)
+
+
+def test_no_room_for_extraction(server, images, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    free = [10**12, 10**12, fetching.RESERVE + 10]
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**12, 0, free.pop(0)))
+    with pytest.raises(DownloadError, match=r"not enough disk space .*extracting val2017\.zip"):
+        run(images, tmp_path, server)
+    assert tree(tmp_path) == [f"{WORK}/val2017.zip"]
+
+
+def test_a_plain_file_without_a_hash_is_recorded(server, tmp_path):
+    source = replace(SOURCES["lxmert_valid"], url="http://x.example/vqa/valid.json")
+    server.files["valid.json"] = b"<html>not here</html>"
+    with pytest.raises(DownloadError, match="no valid JSON"):
+        run(source, tmp_path, server)
+    assert tree(tmp_path) == []
+    server.files["valid.json"] = b"[]"
+    digest = f"sha256:{hashlib.sha256(b'[]').hexdigest()}"
+    assert run(source, tmp_path, server) == Download("lxmert_valid", "downloaded", digest)
+    assert json.loads((tmp_path / WORK / "lxmert_valid.json").read_text())["digest"] == digest
+    assert (tmp_path / "vqa/valid.json").read_bytes() == b"[]"
+
+
+def test_hash_prefix_of_a_checkpoint(server, tmp_path):
+    server.files["detr-r50-e632da11.pth"] = b"weights"
+    source = replace(SOURCES["detr_r50"], size=None)
+    with pytest.raises(DownloadError, match=r"sha256-prefix is [0-9a-f]{64}, expected e632da11"):
+        run(source, tmp_path, server)
+    fitting = replace(source, digest=f"sha256-prefix:{hashlib.sha256(b'weights').hexdigest()[:8]}")
+    assert run(fitting, tmp_path, server).status == "downloaded"
+    assert (tmp_path / "checkpoints/detr-r50-e632da11.pth").read_bytes() == b"weights"
+
+
+def test_unknown_names_list_the_known(tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown source 'x'\. Available: coco_val2017_images"):
+        download("x", tmp_path)
+    with pytest.raises(ConfigError, match=r"unknown data set 'x'\. Available: coco_val2017, vqa_v2"):
+        download_dataset("x", tmp_path)
+
+
+def test_root_that_cannot_be_written(server, images, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DownloadError, match="choose another"):
+        run(images, tmp_path / "file", server)
+
+
+# data sets
+
+
+def vqa_sources(server):
+    """All of vqa_v2, small; the question host is down."""
+    question = {"question_id": 1, "image_id": 42, "question": "Is it?"}
+    annotation = {"question_id": 1, "image_id": 42, "answers": [{"answer": "yes"}] * 10}
+    server.files |= {
+        "trainval_label2ans.json": b'["yes", "no"]',
+        "v2_Questions_Val_mscoco.zip": zipped(
+            {"v2_OpenEnded_mscoco_val2014_questions.json": json.dumps({"questions": [question]})}
+        ),
+        "v2_Annotations_Val_mscoco.zip": zipped(
+            {"v2_mscoco_val2014_annotations.json": json.dumps({"annotations": [annotation]})}
+        ),
+        "val2014_obj36.zip": zipped({"mscoco_imgfeat/val2014_obj36.tsv": b"a\tb\n"}),
+    }
+    return {name: replace(SOURCES[name], size=None, digest=None) for name in DATASETS["vqa_v2"]}
+
+
+def test_valid_json_is_built_when_its_host_is_down(server, tmp_path, caplog):
+    sources = vqa_sources(server)
+    results = download_dataset("vqa_v2", tmp_path, server.url, sources, FAST, progress=False)
+    assert [r.status for r in results] == ["downloaded", "downloaded", "downloaded", "built", "downloaded"]
+    assert "building valid.json" in caplog.text
+    (question,) = read_questions(tmp_path / "vqa/valid.json")
+    assert question.img_id == "COCO_val2014_000000000042"
+    assert question.label == {"yes": 1.0}
+    again = download_dataset("vqa_v2", tmp_path, server.url, sources, FAST, progress=False)
+    assert {r.status for r in again} == {"present"}
+    assert {row.status for row in check(tmp_path, ["vqa_v2"], sources)} == {"ok"}
+
+
+def test_a_failure_keeps_what_came_before(server, tmp_path):
+    sources = vqa_sources(server)
+    del server.files["val2014_obj36.zip"]
+    with pytest.raises(DownloadError, match=r"val2014_obj36\.zip: the server answered 404"):
+        download_dataset("vqa_v2", tmp_path, server.url, sources, FAST, progress=False)
+    assert (tmp_path / "vqa/valid.json").is_file()
+
+
+def test_table_is_consistent():
+    assert {name for names in DATASETS.values() for name in names} == set(SOURCES)
+    assert len({source.file_name for source in SOURCES.values()}) == len(SOURCES), "names are kept apart on a mirror"
+    for source in SOURCES.values():
+        assert source.is_archive or len(source.products) == 1
+        assert source.digest is None or source.digest.split(":")[0] in {"md5", "sha256", "sha256-prefix"}
+
+
+# check
+
+
+def test_check_tells_ok_missing_and_damaged_apart(server, images, tmp_path):
+    table = {**SOURCES, images.name: images}
+
+    def row(deep=False):
+        return next(r for r in check(tmp_path, ["coco_val2017"], table, deep) if r.item == images.name)
+
+    assert (row().status, row().detail) == ("missing", "nothing there")
+    run(images, tmp_path, server)
+    assert row().status == "ok"
+    assert images.digest in row().detail
+    target = tmp_path / "val2017/1.jpg"
+    whole = target.read_bytes()
+    target.write_bytes(whole[:-10])
+    assert row().status == "damaged"
+    assert "1 of another size than recorded, first val2017/1.jpg" in row().detail
+    target.unlink()
+    assert row().status == "missing"
+    target.write_bytes(whole[:200] + bytes(len(whole) - 200))
+    assert row().status == "ok", "the size is right"
+    target.write_bytes(whole[:100] + b"\xff" * (len(whole) - 100))
+    assert row(deep=True).status == "damaged"
+    assert "download" in row(deep=True).mend
+
+
+def test_check_without_receipts(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "val2017/a.jpg").write_bytes(picture())
+    file = tmp_path / "annotations/instances_val2017.json"
+    for content, status, detail in (
+        (b"{}", "ok", "hash unknown"),
+        (b"{", "damaged", "not valid JSON"),
+        (b"", "damaged", "is empty"),
+    ):
+        file.write_bytes(content)
+        annotations, images = check(tmp_path, ["coco_val2017"])
+        assert (annotations.status, images.status) == (status, "missing")
+        assert detail in annotations.detail
+        assert "1 of 5,000 files" in images.detail
+    assert len(check(tmp_path)) == len(SOURCES)
