@@ -143,6 +143,7 @@ def vqa(root: Path, count: int, answers: int) -> None:
     (root / "vqa" / "trainval_label2ans.json").write_text(json.dumps(labels), encoding="utf-8")
     kinds = sorted(names().values())
     images = [f"COCO_val2014_{i:012d}" for i in range(1, count // 3 + 2)]
+    scores = (1, 0.6, 0.3)
     items = [
         {
             "question_id": 1000 + i,
@@ -150,9 +151,7 @@ def vqa(root: Path, count: int, answers: int) -> None:
             "sent": f"Is there a {kinds[i % len(kinds)]} in the picture?",
             "question_type": "is there a",
             "answer_type": "yes/no",
-            "label": {
-                labels[int(k)]: s for k, s in zip(rng.choice(answers, 3, replace=False), (1, 0.6, 0.3), strict=True)
-            },
+            "label": {labels[int(k)]: s for k, s in zip(rng.choice(answers, 3, replace=False), scores, strict=True)},
         }
         for i in range(count)
     ]

@@ -17,7 +17,15 @@ from torch import Tensor
 from hetexp.attribution.methods import attribute
 from hetexp.data.coco import ItemError
 from hetexp.data.regions import RegionStore, open_regions
-from hetexp.data.vqa import Question, draw, normalise_answer, official_accuracy, read_answers, read_questions
+from hetexp.data.vqa import (
+    Question,
+    draw,
+    normalise_answer,
+    official_accuracy,
+    outside_vocabulary,
+    read_answers,
+    read_questions,
+)
 from hetexp.errors import CheckpointError, DataError, InputError
 from hetexp.evaluation.perturbation import FRACTIONS, PANELS, soft_scores, variants
 from hetexp.evaluation.statistics import bootstrap_interval, trapezoid_auc
@@ -26,7 +34,7 @@ from hetexp.experiments.merge import write_manifest
 from hetexp.experiments.methods import MethodSpec
 from hetexp.experiments.perturb import Sample, answer_variants, full_batch, whole
 from hetexp.experiments.session import Session
-from hetexp.experiments.store import Store, content_hash
+from hetexp.experiments.store import Store, content_hash, file_hash
 from hetexp.experiments.truth import MEASURES, deciding_tokens, truth_frame
 from hetexp.models.lxmert import LxmertAdapter
 from hetexp.targets import automatic
@@ -63,6 +71,13 @@ def prepare(session: Session) -> Job:
     questions = questions[: cfg.limit]
     regions = open_regions(root / cfg.data.regions)
     store = session.store(odam_feature=cfg.model.odam_feature, tokenizer=_tokenizer_digest(adapter))
+
+    session.facts |= {
+        "data_digest": file_hash(root / cfg.data.questions),
+        "store": store.key,
+        "checkpoint": session.checkpoint,
+        "answers_outside_vocabulary": outside_vocabulary(questions, answers),
+    }
 
     def digest(question: Question) -> str:
         try:
