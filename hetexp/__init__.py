@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hetexp import masks, targets
-    from hetexp.attribution.methods import METHODS
     from hetexp.api import explain
+    from hetexp.attribution.methods import METHODS
     from hetexp.models.load import load_model
 
 __all__ = ["METHODS", "explain", "load_model", "masks", "targets"]

@@ -11,7 +11,7 @@ import torch
 import hetexp
 from hetexp import targets
 from hetexp.attribution.gae import Gae
-from hetexp.attribution.homologous import homologous
+from hetexp.attribution.homologous import Homologous
 from hetexp.attribution.methods import METHODS
 from hetexp.attribution.ours import Ours
 
@@ -111,7 +111,6 @@ def test_lxmert_loss_designs(lxmert_parts, dtype, correction, design):
 
 def test_homologous_parts(lxmert_parts, dtype):
     arrays, adapter, inputs = lxmert_parts
-    (trace,) = adapter.trace(inputs, [[targets.Logit()]])
-    maps = homologous(trace)
+    maps = hetexp.explain(adapter, inputs, {"parts": Homologous("abs")})["parts"]
     assert difference(maps["text"], arrays["homog_abs_lang_rollout"][:1]) <= tolerance(dtype, "ours")
     assert difference(maps["image"], arrays["homog_abs_vis_rollout"].sum(0)[None]) <= tolerance(dtype, "ours")
