@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import (
@@ -17,8 +14,6 @@ from transformers import (
 
 from hetexp.models.detr import DetrAdapter
 from hetexp.models.lxmert import LxmertAdapter
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests/oracle.py
 
 
 def _shake(model: torch.nn.Module, seed: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import oracle
+import dense_oracle as oracle
 import pytest
 import torch
 from conftest import question, random_detr, random_lxmert
