@@ -7,8 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
+from PIL import Image
 
+from hetexp.evaluation.masks import otsu_thresholds, segment, to_uint8
+from hetexp.experiments.explanations import Explanation, replace_folder
 from hetexp.reporting.names import PANEL_NAMES, PAPER_METHODS
 from hetexp.reporting.published import METRICS, TABLES
 
@@ -67,3 +72,40 @@ def perturbation_rows(methods: dict[str, float]) -> list[dict[str, Any]]:
             for f in FRACTIONS:
                 rows.append({**mine, "metric": f"accuracy@{f:g}", "value": 95 - f * (95 - auc), "n": 2000})
     return rows
+
+
+def write_samples(outputs: Path, methods: tuple[str, ...] = PAPER_METHODS) -> None:
+    """Samples of both models with random relevance, as `task=samples` leaves them."""
+    rng = np.random.default_rng(0)
+    about = {"checkpoint": "detr@0123456789ab", "data": "scenes", "versions": {"torch": "2.13.0"}}
+    explained: dict[str, dict[str, Explanation]] = {"detr": {}, "lxmert": {}}
+    for item in (1, 2):
+        maps = {m: torch.from_numpy(rng.random((2, 4, 5), dtype=np.float32) ** 3) for m in methods}
+        levels = {m: to_uint8(r) for m, r in maps.items()}
+        masks = {
+            f"{m}@{s:g}": segment(r, s, (96, 120), (48, 60)).to(torch.uint8) for m, r in maps.items() for s in (1, 0.3)
+        }
+        found = [{"query": q, "label": "zebra", "score": 0.95, "box": [5, 6, 30, 40]} for q in (3, 7)]
+        info = {"kind": "detr", "item": item, "detections": found, "methods": list(methods), "input_size": [96, 120]}
+        info["otsu"] = {m: otsu_thresholds(u8).tolist() for m, u8 in levels.items()}
+        explained["detr"][str(item)] = Explanation(picture(rng), info, maps, masks, levels)
+    for number, question in enumerate(("is there a zebra?", "is there a dog?")):
+        tokens = ["[CLS]", *question.replace("?", " ?").split(), "[SEP]"]
+        relevance = {}
+        for key in (*methods, "homologous", "ours_full", "ours_full:difference"):
+            shift = 0.5 if key.startswith("ours_full") else 0.0
+            for stream, n in (("text", len(tokens)), ("image", 3)):
+                relevance[f"{key}/{stream}"] = torch.from_numpy(rng.random(n, dtype=np.float32) - np.float32(shift))
+        answers = [{"answer": a, "logit": 1.0, "probability": p} for a, p in (("yes", 0.8), ("no", 0.2))]
+        info = {"kind": "lxmert", "item": "000001", "question": question, "tokens": tokens, "answers": answers}
+        info |= {"boxes": [[0, 0, 30, 20], [10, 5, 60, 48], [0, 0, 60, 48]], "contrast": ["yes", "no"]}
+        part = "logic" if number else "questions"
+        info |= {"methods": [*methods, "homologous", "ours_full"], "part": part}
+        explained["lxmert"][f"{part}-0"] = Explanation(picture(rng), info, relevance)
+    for model, items in explained.items():
+        replace_folder(outputs / "samples" / model, items, {**about, "model": model})
+
+
+def picture(rng: np.random.Generator) -> Image.Image:
+    """A small random image, 60 pixels wide and 48 high."""
+    return Image.fromarray(rng.integers(0, 255, (48, 60, 3), dtype=np.uint8))

@@ -1,0 +1,156 @@
+"""Every method's fast path against the dense oracle, on random models."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import oracle
+import pytest
+import torch
+from compare import distance, tolerance
+from tiny import picture, question, tiny_detr, tiny_lxmert
+from torch import Tensor
+
+from hetexp.api import explain
+from hetexp.attribution.gae import Gae
+from hetexp.attribution.homologous import Homologous
+from hetexp.attribution.methods import METHODS
+from hetexp.attribution.ours import Ours
+from hetexp.models.detr import DetrAdapter
+from hetexp.models.lxmert import LxmertAdapter
+from hetexp.targets import Difference, Logit, Ratio, RelativeDifference
+
+ALL = {
+    **{name: method for name, method in METHODS.items() if name != "random"},
+    "noised_total": Ours("pos", "total"),
+    "abs_noised": Ours("abs", "row"),
+    "gae_plain": Gae(normalise=False),
+    "homologous": Homologous("abs"),
+}
+DTYPES = (torch.float64, torch.float32)
+
+DETRS = {
+    "plain": ({"seed": 1}, (64, 48)),
+    "deep": ({"seed": 2, "encoder_layers": 4, "decoder_layers": 3, "heads": 4}, (48, 80)),
+    "one layer, one head": ({"seed": 3, "encoder_layers": 1, "decoder_layers": 1, "heads": 1, "width": 8}, (33, 50)),
+    "many queries": ({"seed": 4, "queries": 11, "classes": 3, "heads": 8}, (80, 64)),
+    "one cell": ({"seed": 5}, (16, 16)),
+}
+LXMERTS = {
+    "plain": ({"seed": 1}, (7, 9)),
+    "deep": ({"seed": 2, "language": 4, "vision": 3, "cross": 3, "heads": 4}, (5, 12)),
+    "one of each": ({"seed": 3, "language": 1, "vision": 1, "cross": 1, "heads": 1}, (3, 4)),
+    "one region": ({"seed": 4, "cross": 3}, (6, 1)),
+    "wide": ({"seed": 5, "width": 24, "heads": 8, "vision": 2, "answers": 11}, (12, 20)),
+}
+
+
+def stack(runs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {s: torch.stack([r[s] for r in runs]) for s in runs[0]}
+
+
+def check(found: dict[str, dict[str, Tensor]], runs: list[oracle.Run], dtype: torch.dtype) -> None:
+    assert set(found) == set(oracle.METHODS)
+    for method, streams in found.items():
+        want = stack([oracle.METHODS[method](run) for run in runs])
+        assert set(streams) == set(want)
+        for stream, got in streams.items():
+            assert got.dtype == dtype
+            off = distance(got.flatten(1), want[stream])
+            assert off <= tolerance(method, dtype), (method, stream, off)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", DETRS)
+def test_detr(case: str, dtype: torch.dtype) -> None:
+    """All queries at once, a class each."""
+    options, size = DETRS[case]
+    model = tiny_detr(**options)
+    pixels = picture(*size, seed=7)
+    n, classes = model.config.num_queries, model.config.num_labels
+    runs = [oracle.run_detr(model, pixels, q, Logit(q % classes)) for q in range(n)]
+    adapter = DetrAdapter(copy.deepcopy(model).to(dtype))
+    targets = [Logit(q % classes, query=q) for q in range(n)]
+    check(explain(adapter, {"pixel_values": pixels.to(dtype)}, ALL, targets), runs, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", LXMERTS)
+def test_lxmert(case: str, dtype: torch.dtype) -> None:
+    options, size = LXMERTS[case]
+    model = tiny_lxmert(**options)
+    inputs = question(*size, seed=7)
+    targets = [Logit(), Logit(1), Logit(3)]
+    runs = [oracle.run_lxmert(model, inputs, target) for target in targets]
+    adapter = LxmertAdapter(copy.deepcopy(model).to(dtype))
+    narrow = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+    check(explain(adapter, narrow, ALL, targets), runs, dtype)
+
+
+def designs(a: int, b: int, query: int | None = None) -> list[Any]:
+    return [Logit(a, query), Difference(a, b, query), Ratio(a, b, query), RelativeDifference(a, b, query)]
+
+
+@pytest.mark.parametrize(("a", "b"), [(0, 2), (3, 1)])
+def test_target_designs(a: int, b: int) -> None:
+    """Difference and ratio targets, several in one pass, and written out here once more."""
+    written = [
+        lambda x: x[a],
+        lambda x: x[a] - x[b],
+        lambda x: x[a] / x[b],
+        lambda x: (x[a] - x[b]) / x[b],
+    ]
+    model, pixels = tiny_detr(6), picture(64, 64, seed=1)
+    runs = [oracle.run_detr(model, pixels, 2, y) for y in written]
+    check(explain(DetrAdapter(model), {"pixel_values": pixels}, ALL, designs(a, b, 2)), runs, torch.float64)
+
+    vqa, inputs = tiny_lxmert(6), question(6, 5, seed=1)
+    runs = [oracle.run_lxmert(vqa, inputs, y) for y in written]
+    found = explain(LxmertAdapter(vqa), inputs, ALL, designs(a, b))
+    check(found, runs, torch.float64)
+    logit, difference = found["ours_full"]["image"][:2]
+    assert distance(logit[None], difference[None]) > 1e-3  # the second answer matters
+
+
+@pytest.mark.parametrize("feature", ["projection", "backbone", "encoder"])
+def test_odam_features_of_detr(feature: str) -> None:
+    model, pixels = tiny_detr(7), picture(48, 64, seed=2)
+    want = [oracle.odam(oracle.run_detr(model, pixels, q, Logit(0), feature))["image"] for q in (1, 4)]
+    targets = [Logit(0, query=q) for q in (1, 4)]
+    got = explain(DetrAdapter(model), {"pixel_values": pixels}, "odam", targets, odam_feature=feature)
+    assert distance(got["odam"]["image"].flatten(1), torch.stack(want)) <= 1e-9
+
+
+@pytest.mark.parametrize("feature", ["embedding", "encoder"])
+def test_odam_features_of_lxmert(feature: str) -> None:
+    model, inputs = tiny_lxmert(7), question(6, 5, seed=2)
+    want = oracle.odam(oracle.run_lxmert(model, inputs, Logit(), feature))
+    got = explain(LxmertAdapter(model), inputs, "odam", odam_feature=feature)["odam"]
+    for stream, rows in got.items():
+        assert distance(rows, want[stream][None]) <= 1e-9
+
+
+def test_zero_row_of_the_queries_drops_the_layer() -> None:
+    """GAE's rule for DETR: one 0 / 0 row, and the decoder layer adds nothing for any query."""
+    model, pixels = tiny_detr(8, decoder_layers=1), picture(48, 48, seed=3)
+    with torch.no_grad():
+        model.model.decoder.layers[0].self_attn.v_proj.bias.zero_()  # queries start at 0: no value, no gradient
+    run = oracle.run_detr(model, pixels, 0, Logit(0))
+    assert bool((run.fusion[0][0].corrected("pos").sum(1) == 0).any())
+    found = explain(DetrAdapter(model), {"pixel_values": pixels}, ["gae", "ours_pos"], Logit(0, query=0))
+    assert bool((found["gae"]["image"] == 0).all())
+    assert bool((found["ours_pos"]["image"] > 0).any())
+    assert distance(found["gae"]["image"].flatten(1), oracle.gae(run)["image"][None]) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equivalence_with_gae(seed: int) -> None:
+    """Section 4 of the paper: pos is GAE without normalisation and without the outer factors of its Eq. 10."""
+    model, pixels = tiny_detr(20 + seed), picture(64, 48, seed=seed)
+    runs = [oracle.run_detr(model, pixels, q, Logit(1)) for q in range(6)]
+    want = torch.stack([oracle.gae(run, normalise=False, products=False)["image"] for run in runs])
+    targets = [Logit(1, query=q) for q in range(6)]
+    found = explain(DetrAdapter(model), {"pixel_values": pixels}, ["ours_pos", "gae"], targets)
+    assert distance(found["ours_pos"]["image"].flatten(1), want) <= 1e-9
+    assert distance(found["gae"]["image"].flatten(1), want) > 1e-3  # with them it is another map

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hetexp.errors import ConfigError, DataError, InputError
+from hetexp.experiments import explain_task
+from hetexp.experiments.session import session_for
+from hetexp.reporting.samples import Sample
+
+
+@pytest.fixture
+def explained(tmp_path):
+    """Run task=explain and return what it wrote."""
+
+    def run(cfg) -> Sample:
+        folder = tmp_path / "explained"
+        explain_task.run(session_for(cfg, folder))
+        assert (folder / "explanation.png").stat().st_size > 5_000
+        assert (folder / "explanation.pdf").read_bytes().startswith(b"%PDF")
+        item = folder / "explanation" / "input"
+        sample = Sample(item, json.loads((item / "info.json").read_text()))
+        assert len(sample.relevance) * sample.image.size > 0  # read now: the next run writes to the same folder
+        return sample
+
+    return run
+
+
+def picture(root: Path) -> str:
+    return str(root / "images" / "001.png")
+
+
+def test_every_kept_detection(toy_config, toy_scenes, explained, capsys):
+    sample = explained(toy_config("task=explain", f"image={picture(toy_scenes)}"))
+    scores = [d["score"] for d in sample.info["detections"]]
+    assert scores == sorted(scores, reverse=True)
+    assert min(scores) > 0.2
+    assert sample.info["methods"] == ["gae", "odam", "ours_abs", "ours_pos", "ours_noised"]
+    assert sample.relevance["gae"].shape[0] == len(scores)
+    assert f"{scores[0]:.3f}" in capsys.readouterr().out
+
+
+def test_one_class_and_one_query(toy_config, toy_scenes, explained):
+    base = ["task=explain", f"image={picture(toy_scenes)}", "methods=[ours_pos]"]
+    sample = explained(toy_config(*base))
+    first = sample.info["detections"][0]
+    of_class = explained(toy_config(*base, f"query={first['label']}"))
+    assert {d["label"] for d in of_class.info["detections"]} == {first["label"]}
+    single = explained(toy_config(*base, f"query={first['query']}"))
+    assert [d["query"] for d in single.info["detections"]] == [first["query"]]
+    assert np.allclose(single.relevance["ours_pos"][0], sample.relevance["ours_pos"][0], rtol=1e-4, atol=1e-7)
+
+
+def test_difference_between_two_classes(toy_config, toy_scenes, explained):
+    base = ["task=explain", f"image={picture(toy_scenes)}", "query=3", "methods=[ours_full]"]
+    ab = explained(toy_config(*base, "target=difference", "answers=[c1,c2]"))
+    ba = explained(toy_config(*base, "target=difference", "answers=[c2,c1]"))
+    assert ab.relevance["ours_full"].min() < 0
+    assert not np.allclose(ab.relevance["ours_full"], ba.relevance["ours_full"])
+    automatic = explained(toy_config(*base, "target=difference"))
+    assert np.isfinite(automatic.relevance["ours_full"]).all()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        ([], ConfigError, "needs an image"),
+        (["image=nowhere.jpg"], ConfigError, "does not exist"),
+        (["image=ANNOTATIONS"], DataError, "cannot be read as an image"),
+        (["image=PICTURE", "query=c77"], ConfigError, "unknown class 'c77'; near it: c7"),
+        (["image=PICTURE", "query=99"], InputError, "queries 0 to 11"),
+        (["image=PICTURE", "query=c7", "model.keep=0.9"], InputError, r"no c7 was detected with p > 0\.9"),
+        (["image=PICTURE", "model.keep=0.99"], InputError, "nothing was detected"),
+        (["image=PICTURE", "target=difference", "answers=[c1]"], ConfigError, "must name two"),
+        (["image=PICTURE", "target=difference", "answers=[c1,dog]"], ConfigError, "unknown class 'dog'"),
+    ],
+)
+def test_errors(toy_config, toy_scenes, tmp_path, overrides, error, message):
+    places = {"PICTURE": picture(toy_scenes), "ANNOTATIONS": str(toy_scenes / "annotations.json")}
+    for name, path in places.items():
+        overrides = [o.replace(name, path) for o in overrides]
+    with pytest.raises(error, match=message):
+        explain_task.run(session_for(toy_config("task=explain", *overrides), tmp_path / "run"))
+
+
+def test_a_question(toy_vqa_config, toy_vqa, explained, capsys):
+    cfg = toy_vqa_config("task=explain", f"image={picture(toy_vqa)}", "question=is there a zebra?")
+    sample = explained(cfg)
+    assert sample.info["question"] == "is there a zebra?"
+    assert sample.relevance["ours_abs/image"].shape == (12,)
+    assert "ours_full" not in sample.info["methods"]
+    assert sample.info["answers"][0]["answer"] in capsys.readouterr().out
+
+
+def test_a_difference_of_answers_adds_the_signed_method(toy_vqa_config, toy_vqa, explained):
+    question = "question=is there a zebra and a dog"
+    cfg = toy_vqa_config("task=explain", f"image={picture(toy_vqa)}", question, "target=difference", "answers=[a1,a2]")
+    sample = explained(cfg)
+    assert sample.info["contrast"] == ["a1", "a2"]
+    assert sample.relevance["ours_full/image"].min() < 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        ([], ConfigError, "needs a question"),
+        (["question=' '"], ConfigError, "needs a question"),
+        (["question=zebra", "target=difference", "answers=[a1,a99]"], ConfigError, "unknown answer 'a99'; near it: a9"),
+        (["question=zebra", "answers=[a1,a2]"], ConfigError, "must name one answer"),
+        (["question=zebra", "data.regions=REGIONS"], InputError, "this checkpoint reads 24"),
+    ],
+)
+def test_errors_of_questions(toy_vqa_config, toy_vqa, tmp_path, overrides, error, message):
+    from hetexp.data.regions import Regions, write_compact
+
+    narrow = Regions(np.zeros((3, 7), np.float32), np.array([[0, 0, 1, 1]] * 3, np.float32), 160, 120)
+    write_compact(tmp_path / "narrow.safetensors", [("001", narrow)])
+    overrides = [o.replace("REGIONS", str(tmp_path / "narrow.safetensors")) for o in overrides]
+    cfg = toy_vqa_config("task=explain", f"image={picture(toy_vqa)}", *overrides)
+    with pytest.raises(error, match=message):
+        explain_task.run(session_for(cfg, tmp_path / "run"))
+
+
+def test_yes_and_no_are_words_not_truth_values(toy_config):
+    cfg = toy_config("answers=[yes,no]")
+    assert [explain_task.as_word(a) for a in cfg.answers] == ["yes", "no"]
+
+
+def test_an_image_in_any_mode(toy_config, tmp_path, explained):
+    path = tmp_path / "grey.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 140), dtype=np.uint8)).save(path)
+    sample = explained(toy_config("task=explain", f"image={path}", "query=0"))
+    assert sample.image.shape == (90, 140, 3)

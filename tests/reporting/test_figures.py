@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from PIL import Image
+from report_helpers import perturbation_rows, write_run, write_samples
+
+from hetexp.errors import DataError
+from hetexp.reporting.figures import curves, detections, maps, questions, style
+from hetexp.reporting.figures.explanation import draw_explanation
+from hetexp.reporting.names import PAPER_METHODS
+from hetexp.reporting.runs import newest_run, read_run
+from hetexp.reporting.samples import read_samples
+
+
+def texts(figure: plt.Figure) -> set[str]:
+    found = {t.get_text() for t in figure.texts}
+    for ax in figure.axes:
+        found |= {ax.get_title(), ax.get_ylabel(), *(t.get_text() for t in ax.texts)}
+    plt.close(figure)
+    return found
+
+
+def test_perturbation_has_four_panels_with_areas(outputs: Path, tmp_path: Path) -> None:
+    run = newest_run(outputs, "figure6")
+    figure = curves.draw_perturbation(run)
+    assert [ax.get_title(loc="left")[:3] for ax in figure.axes] == ["(a)", "(b)", "(c)", "(d)"]
+    labels = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
+    assert labels[0] == "GAE: 60.0"
+    assert labels[-1] == "Random (control): 55.0"
+    line = figure.axes[0].lines[0]
+    assert line.get_xdata()[0] == 0
+    assert line.get_ydata()[-1] == pytest.approx(60)
+    plt.close(figure)
+    paths = curves.write_perturbation(run, tmp_path)
+    assert [p.name for p in paths] == ["figure6.png", "figure6.pdf", "figure6.csv"]
+    assert paths[1].read_bytes().startswith(b"%PDF")
+    assert len(paths[2].read_text().splitlines()) == 1 + 6 * 4 * 9
+
+
+def test_perturbation_without_curves(tmp_path: Path) -> None:
+    rows = [r for r in perturbation_rows({"gae": 50.0}) if "@" not in r["metric"]]
+    with pytest.raises(DataError, match="no perturbation curves"):
+        curves.draw_perturbation(read_run(write_run(tmp_path / "run", rows)))
+
+
+def test_sweep_finds_where_rankings_cross(outputs: Path) -> None:
+    table = curves.sweep_frame(newest_run(outputs, "threshold_sweep"))
+    assert list(table.columns) == list(PAPER_METHODS)
+    found = curves.crossings(table.loc[[0.3, 1.0]])
+    assert len(found) == 10  # every pair of five methods
+    assert all(at == pytest.approx(0.6) for at, _, _ in found)
+    assert {(behind, ahead) for _, behind, ahead in found} >= {("gae", "odam"), ("ours_abs", "ours_noised")}
+
+
+def test_detections(outputs: Path) -> None:
+    write_samples(outputs)
+    samples = read_samples(outputs, "detr").samples
+    columns = detections.pick_columns(samples, most=3)
+    assert [(c.sample.info["item"], c.row) for c in columns] == [(1, 0), (1, 1), (2, 0)]
+    found = texts(detections.draw_relevance(samples))
+    assert {"Input", "GAE", "ODAM", "Ours (abs)", "Ours (pos)", "Ours (noised)", "zebra 0.95"} <= found
+    figure = detections.draw_masks(samples, 0.3)
+    assert len(figure.axes) == 4 * 6
+    plt.close(figure)
+    with pytest.raises(DataError, match=r"threshold.scale=0\.7"):
+        detections.draw_masks(samples, 0.7)
+    plt.close("all")
+
+
+def test_questions(outputs: Path) -> None:
+    write_samples(outputs)
+    found = read_samples(outputs, "lxmert")
+    shown = texts(questions.draw_methods(found.part("questions")))
+    assert {"zebra", "[SEP]", "GAE", "Ours (noised)", "is there a zebra?\n→ yes"} <= shown
+    assert "[CLS]" not in shown
+    logic = texts(questions.draw_logic(found.part("logic")))
+    assert {"(a) single logit", "(b) difference", "y = logit(yes)", "y = logit(yes) − logit(no)"} <= logic
+    assert "Ours (abs), homologous" in texts(questions.draw_semantics(found.part("questions")))
+    with pytest.raises(DataError, match="no sample has a question"):
+        questions.draw_methods([])
+
+
+@pytest.mark.parametrize(("model", "words"), [("detr", {"zebra 0.95", "GAE"}), ("lxmert", {"Ours (full)", "zebra"})])
+def test_explanations(outputs: Path, model: str, words: set[str]) -> None:
+    write_samples(outputs)
+    assert words <= texts(draw_explanation(read_samples(outputs, model).samples[0]))
+
+
+def test_missing_samples_name_the_command(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"python run\.py task=samples model=lxmert"):
+        read_samples(tmp_path, "lxmert")
+
+
+def test_damaged_samples(outputs: Path) -> None:
+    write_samples(outputs)
+    (outputs / "samples" / "detr" / "1" / "relevance.safetensors").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="cannot be read"):
+        detections.draw_relevance(read_samples(outputs, "detr").samples)
+    plt.close("all")
+    (outputs / "samples" / "detr" / "index.json").write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        read_samples(outputs, "detr")
+
+
+def test_files_are_equal_for_equal_content(tmp_path: Path) -> None:
+    def draw() -> plt.Figure:
+        figure, ax = plt.subplots(figsize=(1, 1))
+        ax.plot([0, 1])
+        return figure
+
+    one, two = style.save(draw(), tmp_path / "one"), style.save(draw(), tmp_path / "two")
+    assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
+    with Image.open(one[0]) as image:
+        assert min(image.size) > 150  # 220 dots per inch
+
+
+def test_colours() -> None:
+    image = np.full((2, 2, 3), 128, np.uint8)
+    heat = style.overlay(image, np.array([[0.0, 1.0], [0.0, 1.0]]), 0, 1)
+    assert heat[0, 1].sum() > heat[0, 0].sum()
+    signed = style.signed_overlay(image, np.array([[1.0, -1.0], [0.0, 0.0]]), 1.0)
+    assert signed[0, 0, 0] > signed[0, 0, 2]  # red raises
+    assert signed[0, 1, 2] > signed[0, 1, 0]  # blue lowers
+    assert np.ptp(signed[1, 0]) < 0.02  # grey at 0
+    assert maps.readable((0.0, 0.0, 0.0)) == "white"
+    assert maps.readable((1.0, 1.0, 0.6)) == "black"
+
+
+def test_regions_show_the_strongest() -> None:
+    boxes = np.array([[0, 0, 4, 4], [0, 0, 2, 2], [2, 2, 4, 4]], float)
+    painted = maps.paint_regions(boxes, np.array([0.5, -0.9, 0.1]), (4, 4))
+    assert painted[0, 0] == -0.9
+    assert painted[3, 3] == 0.5
+    assert maps.paint_regions(boxes[1:2], np.array([1.0]), (4, 4)).sum() == 4
+
+
+def test_words_wrap() -> None:
+    lines = maps.token_rows(["one", "two", "three"], width=40, size=6)
+    assert [i for line in lines for i, _, _ in line] == [0, 1, 2]
+    assert len(lines) == 2
+    assert all(line[-1][1] + line[-1][2] <= 40 for line in lines)
+    assert len(maps.token_rows(["incomprehensibilities"], width=10, size=6)) == 1
