@@ -29,6 +29,8 @@ class ModelConfig:
     keep: float = 0.5
     odam_feature: str = "projection"
     submit_unkept: bool = False
+    batch_size: int = 1
+    chunk_size: int = 20
 
 
 @dataclass

@@ -12,25 +12,24 @@ import argparse
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import DetrForObjectDetection
 
+from hetexp.data.question_drafts import scenes_from_coco
 from hetexp.data.questions import (
     answer_list,
     answers_by_group,
     blind_accuracy,
     generate,
     save_questions,
-    scenes_from_coco,
 )
 from hetexp.data.region_features import RegionHead, extract_batch, normalised
+from hetexp.data.regions import Regions, write_compact
 from hetexp.data.scenes import coco_categories, render_scene, scene_rng
 from hetexp.data.sprites import load_sprites
 from hetexp.paths import asset
@@ -39,60 +38,22 @@ TRAINING_SEED = 1_000_000_000  # scenes of this seed and above are never validat
 REGIONS = 36
 
 
-@dataclass
-class RegionFile:
-    """Regions of many images: features [ΣR, D] float16, boxes [ΣR, 4] float32, offsets [N + 1]."""
-
-    ids: list[str]
-    sizes: list[tuple[int, int]]
-    features: Tensor
-    boxes: Tensor
-    offsets: Tensor
-
-
-def save_regions(regions: RegionFile, folder: Path) -> None:
-    """Write regions.safetensors and regions.json, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        "features": regions.features.half().contiguous(),
-        "boxes": regions.boxes.float().contiguous(),
-        "offsets": regions.offsets.long(),
-    }
-    save_file(tensors, folder / "regions.safetensors.part")
-    text = json.dumps({"image_ids": regions.ids, "sizes": regions.sizes}) + "\n"
-    (folder / "regions.json.part").write_text(text, encoding="utf-8")
-    for name in ("regions.safetensors", "regions.json"):
-        (folder / f"{name}.part").replace(folder / name)
-
-
-def load_regions(folder: Path) -> RegionFile:
-    """Read what `save_regions` wrote."""
-    tensors = load_file(folder / "regions.safetensors")
-    names = json.loads((folder / "regions.json").read_text(encoding="utf-8"))
-    sizes = [tuple(size) for size in names["sizes"]]
-    return RegionFile(names["image_ids"], sizes, tensors["features"], tensors["boxes"], tensors["offsets"])
-
-
 def regions_of(
     images: list[Image.Image], ids: list[str], model: DetrForObjectDetection, head: RegionHead
-) -> RegionFile:
+) -> list[tuple[str, Regions]]:
     """Compute the regions of images, those of one size together."""
     pixels = [normalised(image) for image in images]
-    features: list[Tensor | None] = [None] * len(images)
-    boxes: list[Tensor | None] = [None] * len(images)
     by_size: dict[torch.Size, list[int]] = {}
     for i, pixel in enumerate(pixels):
         by_size.setdefault(pixel.shape, []).append(i)
+    found: dict[int, Regions] = {}
     for rows in by_size.values():
         for start in range(0, len(rows), 16):
             chosen = rows[start : start + 16]
-            f, b = extract_batch(torch.stack([pixels[i] for i in chosen]), model, head, REGIONS)
-            for i, one, box in zip(chosen, f, b, strict=True):
-                features[i], boxes[i] = one.half(), box
-    offsets = torch.arange(len(images) + 1) * REGIONS
-    sizes = [image.size for image in images]
-    together = [torch.cat([t for t in parts if t is not None]) for parts in (features, boxes)]
-    return RegionFile(ids, sizes, *together, offsets)
+            features, boxes = extract_batch(torch.stack([pixels[i] for i in chosen]), model, head, REGIONS)
+            for i, feature, box in zip(chosen, features.numpy(), boxes.numpy(), strict=True):
+                found[i] = Regions(feature, box, *images[i].size)
+    return [(ids[i], found[i]) for i in range(len(images))]
 
 
 def rendered(
@@ -147,31 +108,25 @@ def answers_of(coco: dict[str, Any]) -> list[str]:
     return answer_list(coco, sorted(colors))
 
 
-def scene_pool(count: int, seed: int, detr: Path, work: Path) -> tuple[dict[str, Any], RegionFile]:
-    """Render a pool of training scenes and their regions, or read it from the work folder."""
+def scene_pool(count: int, seed: int, detr: Path, work: Path) -> Path:
+    """Render a pool of training scenes with their regions into a subfolder of `work`, unless it is there; return it."""
     folder = work / f"pool_{seed}_{count}"
-    if not (folder / "regions.json").is_file():
-        model = DetrForObjectDetection.from_pretrained(detr).eval().requires_grad_(False)
-        head = RegionHead.load()
-        whole: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
-        parts: list[RegionFile] = []
-        for images, coco in rendered(count, TRAINING_SEED + seed, work):
-            parts.append(regions_of(images, [Path(i["file_name"]).stem for i in coco["images"]], model, head))
-            whole["images"] += coco["images"]
-            whole["annotations"] += coco["annotations"]
-            whole["categories"] = coco["categories"]
-            print(f"pool: {len(whole['images'])} of {count} scenes", flush=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "annotations.json").write_text(json.dumps(whole), encoding="utf-8")
-        joined = RegionFile(
-            [i for p in parts for i in p.ids],
-            [s for p in parts for s in p.sizes],
-            torch.cat([p.features for p in parts]),
-            torch.cat([p.boxes for p in parts]),
-            torch.arange(count + 1) * REGIONS,
-        )
-        save_regions(joined, folder)
-    return json.loads((folder / "annotations.json").read_text(encoding="utf-8")), load_regions(folder)
+    if (folder / "annotations.json").is_file():
+        return folder
+    model = DetrForObjectDetection.from_pretrained(detr).eval().requires_grad_(False)
+    head = RegionHead.load()
+    whole: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+    regions: list[tuple[str, Regions]] = []
+    for images, coco in rendered(count, TRAINING_SEED + seed, work):
+        regions += regions_of(images, [Path(i["file_name"]).stem for i in coco["images"]], model, head)
+        whole["images"] += coco["images"]
+        whole["annotations"] += coco["annotations"]
+        whole["categories"] = coco["categories"]
+        print(f"pool: {len(whole['images'])} of {count} scenes", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_compact(folder / "regions.safetensors", regions)
+    (folder / "annotations.json").write_text(json.dumps(whole), encoding="utf-8")
+    return folder
 
 
 def make_questions(count: int, seed: int, blind_scenes: int, out: Path, work: Path | None) -> None:
@@ -201,20 +156,11 @@ def make_regions(detr: Path, out: Path) -> None:
     coco = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
     model = DetrForObjectDetection.from_pretrained(detr).eval().requires_grad_(False)
     head = RegionHead.load()
-    parts = []
+    regions: list[tuple[str, Regions]] = []
     for record in coco["images"]:
         with Image.open(folder / "images" / Path(record["file_name"]).name) as image:
-            parts.append(regions_of([image], [Path(record["file_name"]).stem], model, head))
-    save_regions(
-        RegionFile(
-            [p.ids[0] for p in parts],
-            [p.sizes[0] for p in parts],
-            torch.cat([p.features for p in parts]),
-            torch.cat([p.boxes for p in parts]),
-            torch.arange(len(parts) + 1) * REGIONS,
-        ),
-        out,
-    )
+            regions += regions_of([image], [Path(record["file_name"]).stem], model, head)
+    write_compact(out / "regions.safetensors", regions)
 
 
 def main() -> None:

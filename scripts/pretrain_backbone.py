@@ -2,10 +2,10 @@
 
     python scripts/pretrain_backbone.py --work WORK --minutes 12
 
-A small ResNet with trainable batch normalisation learns, per stride-16 cell, the class of the object that fills most of it
-(or background), which categories occur in it at all, and which of its 4 x 4 patches that object covers. DETR freezes
-batch normalisation, so this is the only phase in which it is learnt. Writes WORK/backbone.safetensors and the training
-pool that scripts/train_detr.py uses as well.
+A small ResNet with trainable batch normalisation learns, per stride-16 cell, the class of the object that fills most of
+it (or background), which categories occur in it at all, and which of its 4 x 4 patches that object covers. DETR
+freezes batch normalisation, so this is the only phase in which it is learnt. Writes WORK/backbone.safetensors and the
+training pool that scripts/train_detr.py uses as well; backbone.json beside it says how long it was trained.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoBackbone, ResNetConfig
 
@@ -67,7 +67,7 @@ def load_pools(work: Path, seed: int, count: int, workers: int) -> dict[Grid, Po
 
 def pixel_values(images: np.ndarray, flip: bool, device: torch.device) -> Tensor:
     """Normalised network input [N, 3, h, w] of uint8 images [N, h, w, 3]."""
-    x = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)  # stays channels-last
+    x = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2)  # stays channels-last
     if flip:
         x = x.flip(3)
     scale = 255 * torch.tensor(STD, device=device).view(1, 3, 1, 1)
@@ -114,12 +114,14 @@ def cell_targets(labels: Tensor, owners: Tensor, classes: int) -> tuple[Tensor, 
     return majority, present, covered
 
 
-def pretrain(pools: dict[Grid, Pool], args: argparse.Namespace, device: torch.device) -> nn.Module:
-    """Train the backbone for ``args.minutes``; the learning rate ends at zero on time."""
+def pretrain(pools: dict[Grid, Pool], args: argparse.Namespace, device: torch.device) -> tuple[nn.Module, int]:
+    """Train for ``args.minutes``; the learning rate ends at zero on time. Returns the backbone and the images seen."""
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     classes = len(load_sprites().names)
     backbone = AutoBackbone.from_config(backbone_config())
+    if args.init is not None:
+        backbone.load_state_dict(load_file(args.init))
     head = nn.Conv2d(backbone.channels[-1], 2 * classes + 1 + CELL * CELL, 1)
     model = nn.ModuleList([backbone, head]).to(device, memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.02)
@@ -158,7 +160,7 @@ def pretrain(pools: dict[Grid, Pool], args: argparse.Namespace, device: torch.de
                 "backbone %3.0f %% step %d loss %.3f class %.3f patch %.3f accuracy in objects %.3f, %.0f images/s",
                 100 * progress, step, loss.item(), loss_class.item(), loss_patch.item(), hits, speed,
             )  # fmt: skip
-    return backbone.eval()
+    return backbone.eval(), seen
 
 
 def main() -> None:
@@ -170,6 +172,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--init", type=Path, help="go on from the weights of an earlier backbone.safetensors")
     parser.add_argument("--seed", type=int, default=7, help="names the training scenes and the initial weights")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     args = parser.parse_args()
@@ -177,7 +180,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(auto if args.device == "auto" else args.device)
-    backbone = pretrain(load_pools(args.work, args.seed, args.scenes, args.workers), args, device)
+    backbone, images = pretrain(load_pools(args.work, args.seed, args.scenes, args.workers), args, device)
+    rounds = json.loads(args.init.with_suffix(".json").read_text(encoding="utf-8")) if args.init is not None else []
+    rounds.append({"minutes": args.minutes, "threads": args.threads, "images": images, "lr": args.lr})
+    (args.work / "backbone.json").write_text(json.dumps(rounds), encoding="utf-8")
     part = args.work / "backbone.safetensors.part"
     save_file({k: v.contiguous().cpu() for k, v in backbone.state_dict().items()}, part)
     part.replace(args.work / "backbone.safetensors")

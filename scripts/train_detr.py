@@ -28,7 +28,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import DetrConfig, DetrForObjectDetection
+from transformers import AutoBackbone, DetrConfig, DetrForObjectDetection
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
 from hetexp.data.scenes_pool import LONG_SIDE, SHORT_SIDE, Grid, Pool
@@ -75,9 +75,11 @@ def build(backbone: dict[str, Tensor]) -> DetrForObjectDetection:
     return model
 
 
-def cache_features(model: DetrForObjectDetection, pools: dict[Grid, Pool], work: Path, device: torch.device) -> Features:
+def cache_features(backbone: dict[str, Tensor], pools: dict[Grid, Pool], work: Path, device: torch.device) -> Features:
     """Backbone features of all scenes and their mirror images, computed once and kept in the work folder."""
-    body = model.model.backbone.model.to(device, memory_format=torch.channels_last).eval()
+    body = AutoBackbone.from_config(backbone_config())  # unlike DETR's copy, it is fast in bfloat16
+    body.load_state_dict(backbone)
+    body = body.to(device, memory_format=torch.channels_last).eval()
     features: Features = {}
     for (h, w), pool in pools.items():
         for flip in (False, True):
@@ -87,13 +89,12 @@ def cache_features(model: DetrForObjectDetection, pools: dict[Grid, Pool], work:
                 shape = (len(pool), body.channels[-1], h // 16, w // 16)
                 part = np.lib.format.open_memmap(file.with_suffix(".part"), "w+", np.float16, shape)
                 for i in range(0, len(pool), 64):
-                    with torch.no_grad():
+                    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
                         out = body(pixel_values(pool.images[i : i + 64], flip, device)).feature_maps[-1]
                     part[i : i + 64] = out.half().cpu().numpy()
                 part.flush()
                 file.with_suffix(".part").replace(file)
             features[(h, w), flip] = np.load(file, mmap_mode="r")
-    model.model.backbone.to(memory_format=torch.contiguous_format)
     return features
 
 
@@ -103,7 +104,10 @@ def labels_of(pool: Pool, rows: np.ndarray, flip: bool, device: torch.device) ->
     if flip:
         boxes[..., 0] = 1 - boxes[..., 0]
     classes = torch.from_numpy(pool.labels[rows]).long()
-    return [{"class_labels": c[c >= 0].to(device), "boxes": b[c >= 0].to(device)} for c, b in zip(classes, boxes)]
+    return [
+        {"class_labels": c[c >= 0].to(device), "boxes": b[c >= 0].to(device)}
+        for c, b in zip(classes, boxes, strict=True)
+    ]
 
 
 class Trainer:
@@ -112,11 +116,13 @@ class Trainer:
     def __init__(self, model: DetrForObjectDetection, args: argparse.Namespace, device: torch.device) -> None:
         torch.manual_seed(args.seed)
         self.args, self.device, self.model = args, device, model.to(device)
+        if args.amp:
+            model.set_attn_implementation("eager")  # on the CPU, fused attention is slow backwards in bfloat16
         self.frozen = model.model.backbone
         model.model.backbone = Ready()
         model.model.query_position_embeddings = nn.Embedding(QUERIES * args.groups, model.config.d_model).to(device)
-        apart = torch.block_diag(*[torch.ones(QUERIES, QUERIES)] * args.groups).bool()
-        self.mask = apart[None, None].to(device) if args.groups > 1 else None
+        together = torch.block_diag(*[torch.ones(QUERIES, QUERIES)] * args.groups).to(device)
+        self.mask = together.log()[None, None] if args.groups > 1 else None  # added to scores: 0 or -inf
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.optimiser = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-4)
         self.step, self.seconds = 0, 0.0
@@ -144,7 +150,7 @@ class Trainer:
         with torch.no_grad():
             for key, value in model.state_dict().items():
                 self.average[key].lerp_(value, 1 - decay)
-        return {"loss": float(loss), **{k: float(v) for k, v in parts.items()}}
+        return {"loss": loss.item(), **{k: v.item() for k, v in parts.items() if k.startswith("loss")}}
 
     def result(self) -> DetrForObjectDetection:
         """A plain DETR with the averaged weights, the frozen backbone and the first group of queries."""
@@ -196,7 +202,7 @@ def detections(model: DetrForObjectDetection, scenes: Path, coco: COCO, ids: lis
         scores, classes = out.logits[0].softmax(-1)[:, :-1].max(-1)
         cx, cy, w, h = (out.pred_boxes[0].cpu() * torch.tensor([width, height, width, height])).unbind(-1)
         boxes = torch.stack([cx - w / 2, cy - h / 2, w, h], -1).tolist()
-        for score, label, box in zip(scores.tolist(), classes.tolist(), boxes):
+        for score, label, box in zip(scores.tolist(), classes.tolist(), boxes, strict=True):
             found = category[model.config.id2label[label]]
             results.append({"image_id": image_id, "category_id": found, "bbox": box, "score": score})
     return results
@@ -213,7 +219,7 @@ def evaluate(model: DetrForObjectDetection, scenes: Path, limit: int | None = No
     scorer.accumulate()
     scorer.summarize()
     names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-    figures = {name: 100 * float(value) for name, value in zip(names, scorer.stats)}
+    figures = {name: 100 * float(value) for name, value in zip(names, scorer.stats[:6], strict=True)}
 
     kept = COCOeval(coco, coco.loadRes([r for r in results if r["score"] > KEEP] or results[:1]), "bbox")
     kept.params.imgIds, kept.params.iouThrs = ids, np.array([0.5])
@@ -235,11 +241,12 @@ def install(model: DetrForObjectDetection, out: Path, card: str) -> None:
     (part / "README.md").write_text(card, encoding="utf-8")
     out.mkdir(parents=True, exist_ok=True)
     for file in sorted(part.iterdir()):
+        file.chmod(0o644)
         file.replace(out / file.name)
     part.rmdir()
 
 
-def card_of(figures: dict[str, float], trainer: Trainer, scenes: int) -> str:
+def card_of(figures: dict[str, float], trainer: Trainer, scenes: int, measured: str) -> str:
     """The model card."""
     args = trainer.args
     seen = trainer.step * args.batch
@@ -257,6 +264,10 @@ def card_of(figures: dict[str, float], trainer: Trainer, scenes: int) -> str:
         )
     )
     count = sum(p.numel() for p in trainer.model.parameters()) + sum(p.numel() for p in trainer.frozen.parameters())
+    rounds = json.loads((args.work / "backbone.json").read_text(encoding="utf-8"))
+    backbone_images, backbone_minutes = (sum(r[key] for r in rounds) for key in ("images", "minutes"))
+    device = "one CPU core" if trainer.device.type == "cpu" else trainer.device.type
+    common = f"--work WORK --scenes {scenes} --seed {args.seed}"
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -265,14 +276,15 @@ pipeline_tag: object-detection
 
 # Embedded DETR
 
-A small but true `DetrForObjectDetection` ({count / 1e6:.1f} M parameters) for hetexp's rendered scenes: basic ResNet of output
-stride 16, d_model 128, 8 heads, 3 + 3 layers, {QUERIES} queries, {len(load_sprites().names)} COCO categories. Inputs have a short side of {SHORT_SIDE}
-and a long side of at most {LONG_SIDE} pixels. It knows emoji on rendered backgrounds and nothing else.
+A small but true `DetrForObjectDetection` ({count / 1e6:.1f} M parameters) for hetexp's rendered scenes: basic ResNet of
+output stride 16, d_model 128, 8 heads, 3 + 3 layers, {QUERIES} queries, {len(load_sprites().names)} COCO categories.
+Inputs have a short side of {SHORT_SIDE} and a long side of at most {LONG_SIDE} pixels. It knows emoji on rendered
+backgrounds and nothing else.
 
 ## Measured
 
-On the 400 scenes of `hetexp/assets/scenes/val`, which no training used (pycocotools; precision and recall count a query
-as right at IoU 0.5 with the right class):
+On {measured} of `hetexp/assets/scenes/val`, which no training used (pycocotools; precision and
+recall count a query as right at IoU 0.5 with the right class):
 
 | figure | value |
 |---|---|
@@ -282,15 +294,16 @@ as right at IoU 0.5 with the right class):
 
 ## Recipe
 
-    python scripts/pretrain_backbone.py --work WORK --scenes {scenes} --seed {args.seed}
-    python scripts/train_detr.py --work WORK --scenes {scenes} --seed {args.seed} --minutes {args.minutes:g} --groups {args.groups}
+    python scripts/pretrain_backbone.py {common} --minutes {backbone_minutes:g}
+    python scripts/train_detr.py {common} --minutes {args.minutes:g} --groups {args.groups}
 
 1. {scenes:,} training scenes (seed {args.seed}; the validation scenes have another) and their mirror images.
 2. Backbone: per stride-16 cell the majority class, the classes present and the patches covered by the majority object;
-   batch normalisation trainable; then frozen.
-3. Transformer: DETR's own loss with auxiliary losses, {args.groups} groups of queries in training of which one is kept, AdamW, batch
-   {args.batch}, learning rate {args.lr:g} falling linearly to 0 after {100 * args.constant:.0f} % of the time, average of weights;
-   {trainer.step:,} steps, {seen:,} images in {trainer.seconds / 60:.0f} minutes on {"one CPU core" if trainer.device.type == "cpu" else trainer.device.type}.
+   batch normalisation trainable; {backbone_images:,} images in {backbone_minutes:g} minutes; then frozen.
+3. Transformer: DETR's own loss with auxiliary losses, {args.groups} groups of queries in training of which one is kept,
+   AdamW, batch {args.batch}, learning rate {args.lr:g} falling linearly to 0 after {100 * args.constant:.0f} % of the
+   time, moving average of weights; {trainer.step:,} steps, {seen:,} images in {trainer.seconds / 60:.0f} minutes on
+   {device}.
 
 The scenes are composed from Noto Color Emoji (SIL Open Font License 1.1).
 """
@@ -336,7 +349,8 @@ def finish(trainer: Trainer, scenes: int, limit: int | None = None) -> None:
     model = trainer.result()
     figures = evaluate(model, trainer.args.val, limit)
     log.info("step %d: %s", trainer.step, json.dumps({k: round(v, 3) for k, v in figures.items()}))
-    install(model, trainer.args.out, card_of(figures, trainer, scenes))
+    measured = "all scenes" if limit is None else f"the first {limit} scenes"
+    install(model, trainer.args.out, card_of(figures, trainer, scenes, measured))
 
 
 def main() -> None:
@@ -373,9 +387,9 @@ def main() -> None:
     if checkpoint.exists() and not args.resume:
         parser.error(f"{checkpoint} exists: add --resume to go on from it, or move it away")
     pools = load_pools(args.work, args.seed, args.scenes, args.workers)
-    model = build(load_file(args.work / "backbone.safetensors"))
-    features = cache_features(model, pools, args.work, device)
-    trainer = Trainer(model, args, device)
+    backbone = load_file(args.work / "backbone.safetensors")
+    features = cache_features(backbone, pools, args.work, device)
+    trainer = Trainer(build(backbone), args, device)
     if args.resume and checkpoint.exists():
         trainer.load(checkpoint)
     train(trainer, pools, features)

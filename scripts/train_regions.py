@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DetrForObjectDetection
 
-from hetexp.data.questions import Scene, scenes_from_coco
+from hetexp.data.question_drafts import Scene, scenes_from_coco
 from hetexp.data.region_features import (
     RegionHead,
     backbone_map,
@@ -90,14 +90,16 @@ def main() -> None:
     parser.add_argument("--detr", type=Path, default=Path(asset("detr")))
     parser.add_argument("--out", type=Path, default=Path(asset("vqa")) / "region_head.safetensors")
     parser.add_argument("--work", type=Path, help="folder that keeps rendered training scenes")
+    parser.add_argument("--init", type=Path, help="head to start from")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     model = DetrForObjectDetection.from_pretrained(args.detr).eval().requires_grad_(False)
     groups = grouped_maps(model, args.scenes, TRAINING_SEED + 50_000_000 + args.seed, args.work)
     head = RegionHead(next(iter(groups.values()))[0].shape[1])
-    nn.init.constant_(head.out.bias[:1], -3.0)
-    nn.init.constant_(head.out.bias[1:], 1.0)
+    head.out.bias = nn.Parameter(torch.tensor([-3.0, 1.0, 1.0, 1.0, 1.0]))  # rarely an object, boxes of some cells
+    if args.init:
+        head = RegionHead.load(args.init).train().requires_grad_(True)
     optimizer = torch.optim.AdamW(head.parameters(), 1e-3, weight_decay=1e-4)
     goals = {key: targets(scenes, *maps.shape[2:]) for key, (maps, scenes, _) in groups.items()}
     started, budget, step = time.monotonic(), args.minutes * 60, 0

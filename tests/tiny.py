@@ -14,7 +14,7 @@ from transformers import (
 )
 
 
-def _enliven(model: PreTrainedModel, seed: int) -> None:
+def _enliven(model: PreTrainedModel, seed: int, peak: float) -> None:
     """Peaked attention, biases away from zero, running statistics of a network that has seen data."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -26,7 +26,7 @@ def _enliven(model: PreTrainedModel, seed: int) -> None:
             else:
                 p.copy_(torch.randn(p.shape, generator=g) * (1.0 / p.shape[-1]) ** 0.5)
             if any(part in name for part in ("q_proj.weight", "k_proj.weight", "query.weight", "key.weight")):
-                p *= 1.6
+                p *= peak
         for name, b in model.named_buffers():
             if name.endswith("running_mean"):
                 b += 0.1 * torch.randn(b.shape, generator=g)
@@ -43,6 +43,7 @@ def tiny_detr(
     decoder_layers: int = 2,
     queries: int = 6,
     classes: int = 5,
+    peak: float = 0.5,
     dtype: torch.dtype = torch.float64,
 ) -> DetrForObjectDetection:
     """A DETR with output stride 16 and three ResNet stages."""
@@ -69,7 +70,7 @@ def tiny_detr(
         attn_implementation="eager",
     )
     model = DetrForObjectDetection(config)
-    _enliven(model, seed)
+    _enliven(model, seed, peak)
     return model.to(dtype).eval()
 
 
@@ -83,6 +84,7 @@ def tiny_lxmert(
     cross: int = 2,
     features: int = 7,
     answers: int = 6,
+    peak: float = 0.8,
     dtype: torch.dtype = torch.float64,
 ) -> LxmertForQuestionAnswering:
     torch.manual_seed(seed)
@@ -101,7 +103,7 @@ def tiny_lxmert(
         max_position_embeddings=24,
     )
     model = LxmertForQuestionAnswering(config)
-    _enliven(model, seed)
+    _enliven(model, seed, peak)
     return model.to(dtype).eval()
 
 

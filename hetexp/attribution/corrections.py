@@ -8,9 +8,20 @@ import torch
 from torch import Tensor
 
 from hetexp.errors import ConfigError
-from hetexp.models.trace import AttentionStep
+from hetexp.models.trace import AttentionStep, block_bytes
 
 CORRECTIONS = ("pos", "full", "abs")
+
+
+def known_correction(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        ConfigError: if it is not one of `CORRECTIONS`.
+    """
+    if name not in CORRECTIONS:
+        raise ConfigError(f"unknown correction {name!r}: choose one of {', '.join(CORRECTIONS)}")
+    return name
 
 
 def corrected_maps(step: AttentionStep, corrections: Collection[str]) -> dict[str, Tensor]:
@@ -18,24 +29,38 @@ def corrected_maps(step: AttentionStep, corrections: Collection[str]) -> dict[st
 
     pos is E_h[max(G_h, 0) * A_h] (Eq. 1), full E_h[G_h * A_h] (Eq. 2, signed), abs E_h[|G_h| * A_h] (Eq. 3).
     The gradient of an attention map is never asked of autograd: with O_h = A_h V_h it is
-    G_h = (dy/dO_h) V_h^T. Heads are summed one after the other, so no [heads, Nq, Nk] tensor exists per target.
+    G_h = (dy/dO_h) V_h^T. It is formed block by block, so no [targets, heads, Nq, Nk] tensor exists.
 
     Returns:
         per correction a map [targets, Nq, Nk].
     """
-    unknown = set(corrections) - set(CORRECTIONS)
-    if unknown:
-        raise ConfigError(f"unknown correction {sorted(unknown)}: choose among {', '.join(CORRECTIONS)}")
-    targets, heads, n_query, _ = step.output_gradient.shape
+    for name in corrections:
+        known_correction(name)
+    targets, heads, n_query, width = step.output_gradient.shape
     n_key = step.values.shape[1]
     sums = {c: step.values.new_zeros(targets, n_query, n_key) for c in corrections}
-    for j in range(targets):  # one [Nq, Nk] gradient at a time stays in the processor's cache
-        for h in range(heads):
-            gradient = step.output_gradient[j, h] @ step.values[h].T
-            attention = step.probabilities[h]
-            for c, total in sums.items():
-                factor = gradient.relu() if c == "pos" else gradient.abs() if c == "abs" else gradient
-                total[j].addcmul_(factor, attention, value=1 / heads)
+    size = max(1, n_query * n_key * step.values.element_size())
+    fit = max(1, block_bytes(step.values.device) // size)  # maps of one head and target in a block
+    many = max(1, fit // heads)
+    together = heads if fit >= heads else 1
+    spare = step.values.new_empty(2, together, min(many, targets) * n_query, n_key)
+    for start in range(0, targets, many):
+        slopes = step.output_gradient[start : start + many].transpose(0, 1)
+        n = slopes.shape[1]
+        slopes = slopes.reshape(heads, n * n_query, width)
+        gradient, factor = spare[:, :, : n * n_query]
+        for first in range(0, heads, together):
+            group = slice(first, first + together)
+            torch.bmm(slopes[group], step.values[group].transpose(1, 2), out=gradient)
+            for correction, total in sums.items():
+                if correction == "pos":
+                    torch.clamp_min(gradient, 0, out=factor)
+                elif correction == "abs":
+                    torch.abs(gradient, out=factor)
+                changed = gradient if correction == "full" else factor
+                for h in range(together):
+                    one = changed[h].view(n, n_query, n_key)
+                    total[start : start + n].addcmul_(one, step.probabilities[first + h], value=1 / heads)
     return sums
 
 

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from hetexp.attribution.corrections import CorrectedMaps
 from hetexp.attribution.propagation import (
+    MapOf,
     encoder_steps,
+    normalised_rollout,
     rollout_increment,
     rollout_row_sums,
 )
@@ -58,7 +60,7 @@ class Gae:
                     self._cross(step, map_of(step), before, scores, trace.one_way, undefined)
         return {s: self._row(trace, scores, s, map_of, s in fixed) for s in trace.sources}
 
-    def _start(self, trace: AttentionTrace, map_of, fixed: set[str]) -> Matrices:  # type: ignore[no-untyped-def]
+    def _start(self, trace: AttentionTrace, map_of: MapOf, fixed: set[str]) -> Matrices:
         like = next(trace.steps()).values
         k = trace.n_targets
         moving = [s for s in trace.sizes if s not in fixed]
@@ -99,7 +101,7 @@ class Gae:
             added = torch.where(broken[:, None, None], 0, added)
         scores[x, y] = scores[x, y] + added
 
-    def _undefined(self, trace: AttentionTrace, stream: str, map_of) -> Tensor:  # type: ignore[no-untyped-def]
+    def _undefined(self, trace: AttentionTrace, stream: str, map_of: MapOf) -> Tensor:
         """Targets [k] whose N(R_YY) has a 0 / 0 row."""
         like = next(trace.steps()).values.new_zeros(trace.n_targets, trace.sizes[stream])
         steps = encoder_steps(trace, stream)
@@ -107,7 +109,7 @@ class Gae:
             return torch.zeros(trace.n_targets, dtype=torch.bool, device=like.device)
         return (rollout_row_sums(steps, map_of, like) == 0).any(1)
 
-    def _row(self, trace, scores, source, map_of, fixed) -> Tensor:  # type: ignore[no-untyped-def]
+    def _row(self, trace: AttentionTrace, scores: Matrices, source: str, map_of: MapOf, fixed: bool) -> Tensor:
         k = torch.arange(trace.n_targets, device=trace.tokens.device)
         row = scores[trace.readout, source][k, trace.tokens]
         if not fixed:
@@ -117,6 +119,4 @@ class Gae:
         steps = encoder_steps(trace, source)
         if not self.normalise:
             return row + rollout_increment(row, steps, map_of)
-        sums = rollout_row_sums(steps, map_of, row)
-        safe = torch.where(sums == 0, 1, sums)
-        return row + rollout_increment(torch.where(sums == 0, 0, row / safe), steps, map_of)
+        return normalised_rollout(row, steps, map_of)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hetexp.attribution.corrections import CorrectedMaps
+from hetexp.attribution.corrections import CorrectedMaps, known_correction
 from hetexp.attribution.propagation import encoder_steps, readout_rows, rollout_increment
 from hetexp.models.trace import AttentionTrace
 
@@ -24,6 +24,9 @@ class Homologous:
     """
 
     correction: str = "abs"
+
+    def __post_init__(self) -> None:
+        known_correction(self.correction)
 
     @property
     def corrections(self) -> tuple[str, ...]:

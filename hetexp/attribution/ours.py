@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hetexp.attribution.corrections import CORRECTIONS, CorrectedMaps
+from hetexp.attribution.corrections import CorrectedMaps, known_correction
 from hetexp.attribution.propagation import readout_rows, through_encoder, walk_back
 from hetexp.errors import ConfigError
-from hetexp.models.trace import AttentionTrace
+from hetexp.models.trace import AttentionStep, AttentionTrace
 
 NOISE_LINKS = ("none", "row", "total")
 
@@ -27,8 +27,7 @@ class Ours:
     noise_link: str = "none"
 
     def __post_init__(self) -> None:
-        if self.correction not in CORRECTIONS:
-            raise ConfigError(f"unknown correction {self.correction!r}: choose one of {', '.join(CORRECTIONS)}")
+        known_correction(self.correction)
         if self.noise_link not in NOISE_LINKS:
             raise ConfigError(f"unknown noise link {self.noise_link!r}: choose one of {', '.join(NOISE_LINKS)}")
 
@@ -39,7 +38,7 @@ class Ours:
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every source for the explained tokens, [k, N] each."""
 
-        def map_of(step):  # type: ignore[no-untyped-def]
+        def map_of(step: AttentionStep) -> Tensor:
             return maps(step, self.correction)
 
         rows = walk_back(readout_rows(trace), trace.fusion, map_of)

@@ -60,6 +60,12 @@ def rollout_row_sums(steps: Sequence[AttentionStep], map_of: MapOf, like: Tensor
     return sums
 
 
+def per_sum(rows: Tensor, sums: Tensor) -> Tensor:
+    """rows / sums, and 0 where a sum is 0 or so small that its reciprocal leaves the floating range."""
+    empty = sums.abs() < 1e6 * torch.finfo(sums.dtype).tiny
+    return torch.where(empty, 0, rows / torch.where(empty, 1, sums))
+
+
 def normalised_rollout(rows: Tensor, steps: Sequence[AttentionStep], map_of: MapOf, by: str = "row") -> Tensor:
     """rows (N / S + I) with N = R - I of the rollout R: the noise link (Eq. 8-10).
 
@@ -70,8 +76,7 @@ def normalised_rollout(rows: Tensor, steps: Sequence[AttentionStep], map_of: Map
     sums = rollout_row_sums(steps, map_of, rows)
     if by == "total":
         sums = sums.sum(1, keepdim=True)
-    scaled = torch.where(sums == 0, 0, rows / torch.where(sums == 0, 1, sums))
-    return rows + rollout_increment(scaled, steps, map_of)
+    return rows + rollout_increment(per_sum(rows, sums), steps, map_of)
 
 
 def through_encoder(rows: Mapping[str, Tensor], trace: AttentionTrace, map_of: MapOf, noise_link: str | None) -> Rows:

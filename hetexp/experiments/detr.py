@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import colorsys
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from hetexp.attribution.methods import attribute
@@ -49,7 +53,7 @@ def prepare(session: Session) -> Job:
     assert isinstance(adapter, DetrAdapter)
     processor = None if adapter.processor is None else adapter.processor.to_json_string()
     store = session.store(keep=cfg.model.keep, odam_feature=cfg.model.odam_feature, processor=processor)
-    session.facts |= {"data_digest": scenes.dataset_digest(), "store": store.key, "checkpoint": session.checkpoint}
+    session.facts |= {"dataset": scenes.dataset_digest(), "store": store.key, "checkpoint": session.checkpoint}
     return Job(scenes, make_chunks(scenes.items, cfg.chunk_size, scenes.item_digest), store)
 
 
@@ -88,25 +92,32 @@ def _attribute_chunk(
         except ItemError as error:
             log.warning("skipped: %s", error)
             skips.append({"image_id": item.image_id, "reason": str(error)})
-    for batch in batches(loaded, cfg.batch_size):
+
+    def compute(batch: Sequence[tuple[SceneItem, Image]]) -> list[_Explained]:
         inputs = adapter.prepare([image for _, image in batch])
         traces = adapter.trace(inputs, [[target]] * len(batch), odam_feature=cfg.model.odam_feature)
-        for row, ((item, image), trace) in enumerate(zip(batch, traces, strict=True)):
-            rows, columns = (int(n) for n in _valid(inputs["pixel_mask"][row]))
-            images.append(
-                {
-                    "image_id": item.image_id,
-                    "height": image.height,
-                    "width": image.width,
-                    "input_height": rows,
-                    "input_width": columns,
-                    "kept": trace.n_targets,
-                }
-            )
-            detections += _detection_rows(item.image_id, trace)
+        out = []
+        for (item, image), trace, mask in zip(batch, traces, inputs["pixel_mask"], strict=True):
+            rows, columns = (int(n) for n in _valid(mask))
+            row = {
+                "image_id": item.image_id,
+                "height": image.height,
+                "width": image.width,
+                "input_height": rows,
+                "input_width": columns,
+                "kept": trace.n_targets,
+            }
             maps = attribute(trace, {s.name: s.method for s in missing})
-            for spec in missing:
-                relevance[spec.name][str(item.image_id)] = _crop(maps[spec.name]["image"], trace).float().cpu()
+            cropped = {name: _crop(m["image"], trace).float().cpu() for name, m in maps.items()}
+            out.append(_Explained(row, _detection_rows(item.image_id, trace), cropped))
+        return out
+
+    for batch in batches(loaded, cfg.batch_size):
+        for explained in session.in_memory(compute, batch, lambda pair: f"image {job.scenes.path(pair[0])}"):
+            images.append(explained.image)
+            detections += explained.detections
+            for name, maps in explained.relevance.items():
+                relevance[name][str(explained.image["image_id"])] = maps
     tables = {
         "images": pd.DataFrame(images, columns=["image_id", "height", "width", "input_height", "input_width", "kept"]),
         "detections": pd.DataFrame(
@@ -115,6 +126,15 @@ def _attribute_chunk(
         "skips": pd.DataFrame(skips, columns=["image_id", "reason"]),
     }
     return tables, relevance
+
+
+@dataclass(frozen=True)
+class _Explained:
+    """Rows and relevance of one image."""
+
+    image: dict[str, Any]
+    detections: list[dict[str, Any]]
+    relevance: dict[str, Tensor]
 
 
 def _valid(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,6 +241,31 @@ def _submit(
     return submitted, image_ids, counts
 
 
+def pictures(session: Session, job: Job, count: int) -> Iterator[tuple[str, Image]]:
+    """The first images with detections, each detection's mask in a colour of its own; caption and picture."""
+    spec, scale = session.methods[0], scales(session.cfg)[0]
+    items = {item.image_id: item for item in job.scenes.items}
+    for chunk in job.chunks:
+        tables = job.store.read(job.store.unit(chunk.name, DETECTIONS)).tables
+        tensors = job.store.read(job.store.unit(chunk.name, spec.name, spec.settings)).tensors
+        for row in tables["images"].query("kept > 0").itertuples():
+            if count == 0:
+                return
+            count -= 1
+            size = (int(row.height), int(row.width))
+            relevance = torch.nan_to_num(tensors[str(row.image_id)], 0, 0, 0)
+            masks = segment(
+                relevance, scale, (int(row.input_height), int(row.input_width)), size, session.cfg.threshold.upsample
+            )
+            pixels = np.asarray(job.scenes.load(items[row.image_id])) / 255
+            shade = pixels.mean(2, keepdims=True).repeat(3, 2) * 0.5
+            for number, mask in enumerate(masks.numpy()):
+                colour = np.array(colorsys.hsv_to_rgb(number * 0.618 % 1, 0.8, 1.0))
+                shade = np.where(mask[:, :, None], 0.55 * pixels + 0.45 * colour, shade)
+            caption = f"image {row.image_id}: {spec.name}, {row.kept} detections, scale {scale:g}"
+            yield caption, fromarray((255 * shade).round().astype(np.uint8))
+
+
 def run(session: Session) -> list[dict[str, Any]]:
     """Both stages; a shard only fills its part of the store."""
     job = prepare(session)
@@ -228,4 +273,5 @@ def run(session: Session) -> list[dict[str, Any]]:
     if session.shard[1] > 1:
         write_manifest(session, job.store, job.chunks)
         return []
+    session.pictures = partial(pictures, session, job)
     return evaluate_all(session, job)

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from transformers import DetrForObjectDetection
 
 from hetexp.attribution.methods import METHODS, Method
 from hetexp.config import scales
@@ -48,6 +50,13 @@ from hetexp.targets import TARGETS, Logit
 log = logging.getLogger("hetexp")
 
 MOST = 8  # detections drawn
+
+
+def without_data(cfg: DictConfig) -> DictConfig:
+    """The same configuration; explaining an own image needs no data set, so its root may stay unset."""
+    if OmegaConf.is_missing(cfg.data, "root"):
+        cfg.data.root = ""
+    return cfg
 
 
 def run(session: Session) -> None:
@@ -143,12 +152,12 @@ def _pair(kind: str, given: Sequence[Any] | None, known: Sequence[str], what: st
     if len(given) != (1 if kind == "logit" else 2):
         wanted = "one answer, e.g. answers=[yes]" if kind == "logit" else "two, e.g. answers=[yes,no]"
         raise ConfigError(f"answers={list(given)} with target={kind} must name {wanted}")
-    found = [index_of(_text(g), known, what) for g in given]
+    found = [index_of(as_word(g), known, what) for g in given]
     return found[0], found[-1]
 
 
-def _text(value: Any) -> str:
-    """YAML reads a bare yes as true: turn it back."""
+def as_word(value: Any) -> str:
+    """An answer as given; YAML reads a bare yes as true: turn it back."""
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
 
 
@@ -170,8 +179,14 @@ def _answers(session: Session, image: Image.Image) -> Explanation:
     assert isinstance(adapter, LxmertAdapter)
     if not cfg.question or not cfg.question.strip():
         raise ConfigError('task=explain model=lxmert needs a question: question="is there a zebra?"')
-    if adapter.answers is None and Path(cfg.data.root, cfg.data.answers).is_file():
-        adapter.answers = read_answers(Path(cfg.data.root, cfg.data.answers))
+    listed = _data_file(cfg, "answers")
+    if adapter.answers is None and listed is not None:
+        adapter.answers = read_answers(listed)
+    if adapter.answers is None and cfg.answers is not None:
+        raise ConfigError(
+            "this checkpoint has no answer list, so answers= cannot be looked up: give one, data.root=FOLDER "
+            "data.answers=FILE"
+        )
     features, boxes = _regions(cfg, adapter, image)
     inputs = question_inputs(adapter, cfg.question, features, boxes)
     order, _ = answer(adapter, inputs)
@@ -195,19 +210,25 @@ def _answers(session: Session, image: Image.Image) -> Explanation:
     return explained
 
 
+def _data_file(cfg: Any, key: str) -> Path | None:
+    """A file of the configured data, if it is there."""
+    if not cfg.data.root or cfg.data[key] is None:
+        return None
+    path = Path(cfg.data.root, cfg.data[key])
+    return path if path.exists() else None
+
+
 def _regions(cfg: Any, adapter: LxmertAdapter, image: Image.Image) -> tuple[Tensor, Tensor]:
     """Regions of the image: from the data's region file if it knows the image, else by the embedded extractor."""
-    stored = Path(cfg.data.root, cfg.data.regions)
-    if stored.exists():
+    stored = _data_file(cfg, "regions")
+    if stored is not None:
         store = open_regions(stored)
         name = Path(cfg.image).stem
         if name in store:
             found = store.regions(name)
             return torch.from_numpy(found.features), torch.from_numpy(found.boxes)
     wanted = adapter.model.config.visual_feat_dim
-    detector = load_model("detr", asset("detr"), dtype=torch.float32)
-    assert isinstance(detector, DetrAdapter)
-    extracted = extract(image, detector.model)
+    extracted = extract(image, _detector())
     if extracted.features.shape[1] != wanted:
         raise InputError(
             f"this checkpoint reads region features of {wanted} numbers, which the embedded extractor "
@@ -215,6 +236,13 @@ def _regions(cfg: Any, adapter: LxmertAdapter, image: Image.Image) -> tuple[Tens
             f"{Path(cfg.image).stem!r}, data.regions=FILE (.tsv, .h5, .npz)"
         )
     return extracted.features, extracted.boxes
+
+
+def _detector() -> DetrForObjectDetection:
+    """The embedded DETR, on whose backbone the region extractor was trained."""
+    adapter = load_model("detr", asset("detr"))
+    assert isinstance(adapter, DetrAdapter)
+    return adapter.model
 
 
 def _show(info: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ def prepare(session: Session) -> Job:
     store = session.store(odam_feature=cfg.model.odam_feature, tokenizer=_tokenizer_digest(adapter))
 
     session.facts |= {
-        "data_digest": file_hash(root / cfg.data.questions),
+        "dataset": file_hash(root / cfg.data.questions),
         "store": store.key,
         "checkpoint": session.checkpoint,
         "answers_outside_vocabulary": outside_vocabulary(questions, answers),
@@ -137,23 +137,32 @@ def _attribute_chunk(
     target = automatic(cfg.target.name)
     relevance: dict[str, list[dict[str, Tensor]]] = {s.name: [] for s in missing}
     predicted: list[int] = []
-    for batch in batches(samples, cfg.batch_size):
+
+    def compute(batch: Sequence[Sample]) -> list[tuple[int, dict[str, dict[str, Tensor]]]]:
         traces = adapter.trace(full_batch(batch), [[target]] * len(batch), odam_feature=cfg.model.odam_feature)
+        out = []
         for sample, trace in zip(batch, traces, strict=True):
-            predicted.append(int(trace.outputs["logits"].argmax()))
             found = attribute(trace, {s.name: s.method for s in missing})
-            for spec in missing:
-                text = found[spec.name]["text"][0, : len(sample.input_ids)].float().cpu()
-                image = found[spec.name]["image"][0, : len(sample.features)].float().cpu()
+            maps = {}
+            for name, streams in found.items():
+                text = streams["text"][0, : len(sample.input_ids)].float().cpu()
                 text[0] = 0  # the explained token's own entry
-                relevance[spec.name].append({"text": text, "image": image})
+                maps[name] = {"text": text, "image": streams["image"][0, : len(sample.features)].float().cpu()}
+            out.append((int(trace.outputs["logits"].argmax()), maps))
+        return out
+
+    for batch in batches(samples, cfg.batch_size):
+        for best, maps in session.in_memory(compute, batch, lambda s: f"a question on image {s.image}"):
+            predicted.append(best)
+            for name, found in maps.items():
+                relevance[name].append(found)
     questions = pd.DataFrame(
         [_question_row(adapter, q, sample, p) for (q, sample), p in zip(usable, predicted, strict=True)],
         columns=_QUESTION_COLUMNS,
     )
     tables = {"questions": questions, "skips": pd.DataFrame(skips, columns=["question_id", "reason"])}
     boxes = torch.cat([s.boxes for s in samples]).float() if samples else torch.zeros(0, 4)
-    return tables, {"boxes": boxes}, _perturb(adapter, samples, relevance)
+    return tables, {"boxes": boxes}, _perturb(session, samples, relevance)
 
 
 _QUESTION_COLUMNS = [
@@ -191,7 +200,7 @@ def _question_row(adapter: LxmertAdapter, question: Question, sample: Sample, pr
 
 
 def _perturb(
-    adapter: LxmertAdapter, samples: Sequence[Sample], relevance: dict[str, list[dict[str, Tensor]]]
+    session: Session, samples: Sequence[Sample], relevance: dict[str, list[dict[str, Tensor]]]
 ) -> dict[str, dict[str, Tensor]]:
     """Per method: relevance, flat over the chunk's samples, and answers [samples, panels, fractions].
 
@@ -206,7 +215,8 @@ def _perturb(
         [whole(s)] + [v for plan in plans.values() if (p := plan[i]) is not None for v in p.values()]
         for i, s in enumerate(samples)
     ]
-    answers = answer_variants(adapter, samples, wanted)
+    assert isinstance(session.adapter, LxmertAdapter)
+    answers = answer_variants(session.adapter, samples, wanted, run=session.in_memory)
     out = {}
     for name, rows in relevance.items():
         table = torch.full((len(samples), len(PANELS), len(FRACTIONS)), -1, dtype=torch.int32)

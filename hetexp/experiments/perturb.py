@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hetexp.evaluation.perturbation import Variant
+from hetexp.experiments.memory import Halving
 from hetexp.models.lxmert import LxmertAdapter
 from hetexp.models.lxmert_parts import answer, encode_regions, encode_texts
 
@@ -28,17 +29,23 @@ class Sample:
 
 
 def answer_variants(
-    adapter: LxmertAdapter, samples: Sequence[Sample], wanted: Sequence[Iterable[Variant]], batch_tokens: int = 8192
+    adapter: LxmertAdapter,
+    samples: Sequence[Sample],
+    wanted: Sequence[Iterable[Variant]],
+    batch_tokens: int = 8192,
+    run: Halving | None = None,
 ) -> list[dict[Variant, int]]:
     """Top-1 answer of every distinct variant of every sample.
 
     Args:
         wanted: per sample the variants to answer; repeated ones run once.
         batch_tokens: tokens of one padded batch, at most.
+        run: how batches that do not fit into memory are treated.
 
     Returns:
         per sample: variant -> index of the answer with the largest logit.
     """
+    run = run or Halving("lower batch_tokens")
     jobs = [(row, v) for row, variants in enumerate(wanted) for v in dict.fromkeys(variants)]
     text_keys = {job: (job[0], job[1].text) for job in jobs}
     region_keys = {job: (samples[job[0]].image or job[0], job[1].regions) for job in jobs}
@@ -51,8 +58,8 @@ def answer_variants(
         parts = [(samples[owner[key]], list(key[1])) for key in keys]
         return encode_regions(adapter.model, [(s.features[kept], s.boxes[kept]) for s, kept in parts])
 
-    texts = _in_batches(text_keys.values(), lambda key: (len(key[1]),), encode_text_keys, batch_tokens)
-    regions = _in_batches(region_keys.values(), lambda key: (len(key[1]),), encode_region_keys, batch_tokens)
+    texts = _in_batches(text_keys.values(), lambda key: (len(key[1]),), encode_text_keys, batch_tokens, run)
+    regions = _in_batches(region_keys.values(), lambda key: (len(key[1]),), encode_region_keys, batch_tokens, run)
 
     def answer_jobs(part: Sequence[tuple[int, Variant]]) -> list[int]:
         logits = answer(
@@ -60,7 +67,7 @@ def answer_variants(
         )
         return logits.argmax(-1).tolist()
 
-    answers = _in_batches(jobs, lambda job: (len(job[1].regions), len(job[1].text)), answer_jobs, batch_tokens)
+    answers = _in_batches(jobs, lambda job: (len(job[1].regions), len(job[1].text)), answer_jobs, batch_tokens, run)
     return [{v: answers[row, v] for r, v in jobs if r == row} for row in range(len(samples))]
 
 
@@ -69,6 +76,7 @@ def _in_batches(
     lengths: Callable[[Key], tuple[int, ...]],
     compute: Callable[[Sequence[Key]], Sequence[Result]],
     batch_tokens: int,
+    run: Halving,
 ) -> dict[Key, Result]:
     """compute() over the distinct keys, in batches of equal or similar lengths that hold few padded tokens."""
     ordered = sorted(dict.fromkeys(keys), key=lengths)
@@ -83,7 +91,7 @@ def _in_batches(
                 break
             stop += 1
         part = ordered[start:stop]
-        out.update(zip(part, compute(part), strict=True))
+        out.update(zip(part, run(compute, part, lambda _: "one perturbed input"), strict=True))
         start = stop
     return out
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 
+import pandas as pd
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -42,17 +44,21 @@ def evaluate(session: Session) -> None:
     log.info("results are in %s", session.folder)
 
 
-def show(frame) -> None:  # type: ignore[no-untyped-def]
-    """Print the results, methods as columns."""
-    for (threshold, panel), part in frame.groupby(["threshold", "panel"], dropna=False, sort=False):
-        wide = part.pivot_table(index="metric", columns="method", values="value", sort=False)
-        table = Table(title=" ".join(str(x) for x in (panel, "" if threshold != threshold else f"scale {threshold}")))
-        table.add_column("metric")
-        for method in wide.columns:
-            table.add_column(str(method), justify="right")
-        for metric, values in wide.iterrows():
-            table.add_row(str(metric), *(f"{v:.1f}" for v in values))
-        Console().print(table)
+def show(frame: pd.DataFrame) -> None:
+    """Print the main numbers, a method per row; curves and question types are in results.csv alone."""
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    main = frame[~frame["metric"].str.startswith("accuracy@") & ~frame["panel"].str.contains("/")]
+    for threshold, part in main.groupby("threshold", dropna=False, sort=False):
+        columns = list(dict.fromkeys(zip(part["panel"], part["metric"], strict=True)))
+        values = {(r.method, r.panel, r.metric): r.value for r in part.itertuples()}
+        table = Table(title=None if pd.isna(threshold) else f"threshold scale {threshold:g}")
+        table.add_column("method", no_wrap=True)
+        for panel, metric in columns:
+            table.add_column(f"{panel.replace('_', ' ')}\n{metric}".strip(), justify="right")
+        for method in dict.fromkeys(part["method"]):
+            cells = [values.get((method, *column)) for column in columns]
+            table.add_row(method or "model", *("" if pd.isna(v) else f"{v:.1f}" for v in cells))
+        console.print(table)
 
 
 TASKS: dict[str, Callable[[DictConfig], None]] = {
@@ -61,7 +67,7 @@ TASKS: dict[str, Callable[[DictConfig], None]] = {
     "check": run_check,
     "merge": lambda cfg: evaluate(merged_session(cfg, run_folder())),
     "samples": lambda cfg: samples.run(open_session(cfg)),
-    "explain": lambda cfg: explain_task.run(open_session(cfg)),
+    "explain": lambda cfg: explain_task.run(open_session(explain_task.without_data(cfg))),
 }
 
 

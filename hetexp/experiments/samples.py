@@ -11,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from hetexp.attribution.homologous import Homologous
 from hetexp.attribution.methods import METHODS, Method
 from hetexp.attribution.ours import Ours
 from hetexp.config import scales
@@ -179,21 +180,11 @@ def lxmert_sample(
         features,
         boxes,
         targets,
-        methods_shown(session) | {SIGNED: Ours("full")} | homologous_parts(),
+        methods_shown(session) | {SIGNED: Ours("full"), "homologous": Homologous("abs")},
         session.cfg.model.odam_feature,
     )
     explained.info |= {"item": img_id, "contrast": [answer_name(adapter, best), answer_name(adapter, other)]}
     return explained
-
-
-def homologous_parts() -> dict[str, Method]:
-    """The interpreter of the homologous parts (Figure 7)."""
-    try:
-        from hetexp.attribution.homologous import Homologous
-    except ImportError:
-        return {}
-
-    return {"homologous": Homologous("abs")}
 
 
 def contrast(adapter: LxmertAdapter, order: list[int]) -> int:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 import platform
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from PIL.Image import Image
 
 from hetexp import config
 from hetexp.errors import ConfigError
 from hetexp.experiments.files import atomic_text
 from hetexp.experiments.fingerprint import attribution_fingerprint, checkpoint_digest, versions
+from hetexp.experiments.memory import Halving
 from hetexp.experiments.methods import MethodSpec, resolve_methods
 from hetexp.experiments.store import Store, content_hash
 from hetexp.models.detr import DetrAdapter
@@ -33,6 +37,7 @@ class Session:
     shard: tuple[int, int]
     methods: list[MethodSpec]
     facts: dict[str, Any] = field(default_factory=dict)
+    pictures: Callable[[int], Iterable[tuple[str, Image]]] | None = None  # captions and samples, for loggers
     _adapter: AnyAdapter | None = None
     _checkpoint: str | None = None
 
@@ -42,6 +47,16 @@ class Session:
         if self._adapter is None:
             self._adapter = open_model(self.cfg)
         return self._adapter
+
+    @cached_property
+    def in_memory(self) -> Halving:
+        """Runs batches, halving those that do not fit."""
+        return Halving(
+            f"free memory on {self.adapter.device}, take another device, or raise model.keep={self.cfg.model.keep} so "
+            "that fewer detections are explained"
+            if self.cfg.model.name == "detr"
+            else f"free memory on {self.adapter.device} or take another device"
+        )
 
     @property
     def checkpoint(self) -> str:

@@ -18,7 +18,8 @@ from transformers import DetrForObjectDetection
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
 from hetexp.errors import ConfigError, InputError
-from hetexp.models.observe import Recorder, hooked, split_heads
+from hetexp.models.attention import own_attention
+from hetexp.models.observe import Recorder, frozen, hooked, split_heads
 from hetexp.models.trace import (
     AttentionStep,
     AttentionTrace,
@@ -45,10 +46,9 @@ class DetrAdapter:
     """Runs a DETR and returns its attention traces.
 
     Args:
-        model: in eval mode, with eager attention (the only one that yields attention maps).
+        model: it is set to eval mode; any attention implementation does.
         processor: image preprocessing; only `prepare` needs it.
         keep: queries whose largest class probability exceeds this are kept (protocol 4.2).
-        byte_budget: memory one group of backward directions may take.
     """
 
     name = "detr"
@@ -61,12 +61,10 @@ class DetrAdapter:
         processor: DetrImageProcessorPil | None = None,
         *,
         keep: float = 0.5,
-        byte_budget: int = 512 * 2**20,
     ) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.eval()
         self.processor = processor
         self.keep = keep
-        self.byte_budget = byte_budget
 
     @property
     def device(self) -> torch.device:
@@ -98,7 +96,7 @@ class DetrAdapter:
         *,
         odam_feature: str | None = None,
     ) -> list[AttentionTrace]:
-        """Attention traces of a batch, from one forward and one vectorised backward pass.
+        """Attention traces of a batch, from one forward pass and one backward pass per target.
 
         Args:
             inputs: `pixel_values` [B, 3, H, W] and optionally `pixel_mask` [B, H, W] (1 = real pixel).
@@ -118,20 +116,12 @@ class DetrAdapter:
             raise ConfigError(
                 f"ODAM feature {feature_name!r} is not known for DETR: choose one of {', '.join(self.odam_features)}"
             )
-        with torch.enable_grad():
+        with torch.enable_grad(), frozen(self.model):
             run = self._forward(inputs, feature_name)
             chosen = [self._expand(run.logits[b], targets[b]) for b in range(len(targets))]
             scalars = [[target(run.logits[b, q, :-1]) for target, q in pairs] for b, pairs in enumerate(chosen)]
             observations = run.recorder.all()
-            cells = run.mask[0].numel()
-            heads = self.model.config.encoder_attention_heads
-            gradients = batched_gradients(
-                scalars,
-                [run.feature, *(o.output for _, _, o in observations)],
-                # softmax and its neighbours hold about three maps of the largest attention at once
-                bytes_per_target=3 * len(targets) * heads * cells**2 * self.model.dtype.itemsize,
-                byte_budget=self.byte_budget,
-            )
+            gradients = batched_gradients(scalars, [run.feature, *(o.output for _, _, o in observations)])
         return [self._item(run, gradients, b, pairs) for b, pairs in enumerate(chosen)]
 
     @torch.no_grad()
@@ -157,7 +147,7 @@ class DetrAdapter:
         positions = positions.flatten(2).transpose(1, 2)  # [B, N, d]
         queries = inner.query_position_embeddings.weight.unsqueeze(0).repeat(len(pixels), 1, 1)
         recorder = Recorder()
-        with self._observing(recorder, observe):
+        with own_attention(self.model), self._observing(recorder, observe):
             encoded = inner.encoder(
                 inputs_embeds=grid.flatten(2).transpose(1, 2),
                 attention_mask=flat_mask,
@@ -192,7 +182,7 @@ class DetrAdapter:
         maps: list[Tensor | None] = [None] * batch
         for size in dict.fromkeys(sizes):
             members = [b for b in range(batch) if sizes[b] == size]
-            crop = pixels[members, :, : size[0], : size[1]]
+            crop = pixels[members, :, : size[0], : size[1]].contiguous(memory_format=torch.channels_last)  # faster
             features = encode(crop, torch.ones(crop.shape[0], *size, device=crop.device))[-1][0]
             for row, b in enumerate(members):
                 maps[b] = features[row]

@@ -20,14 +20,13 @@ from transformers.utils import logging as hf_logging
 
 from hetexp.errors import CheckpointError, ConfigError
 from hetexp.models.detr import DetrAdapter
+from hetexp.models.fair import backbone_renames, dilate, load_fair, native_backbone, some
 from hetexp.models.lxmert import LxmertAdapter
 
 # Revisions known to carry safetensors that need no timm.
 REVISIONS = {
     "facebook/detr-resnet-50": "no_timm",
     "facebook/detr-resnet-101": "no_timm",
-    "facebook/detr-resnet-50-dc5": "no_timm",
-    "facebook/detr-resnet-101-dc5": "no_timm",
     "unc-nlp/lxmert-vqa-uncased": "c66ce30",
 }
 # The VQA checkpoint was published without tokenizer files.
@@ -49,7 +48,7 @@ def load_model(
 
     Args:
         name: "detr" or "lxmert".
-        checkpoint: folder written by `save_pretrained`, or a hub id.
+        checkpoint: folder written by `save_pretrained`, a hub id, or DETR's original `.pth` file.
         device: where the model runs, e.g. "cpu", "cuda".
         dtype: floating type of weights and attribution; float64 works throughout.
         revision: hub revision; known checkpoints have a pinned default.
@@ -63,10 +62,12 @@ def load_model(
         raise ConfigError(f"unknown model {name!r}. Available models: {', '.join(LOADERS)}")
     source = str(checkpoint)
     folder = Path(source)
-    if not folder.is_dir() and (folder.exists() or source.count("/") != 1 or source.startswith((".", "/", "~"))):
+    original = name == "detr" and folder.suffix in (".pth", ".pt") and folder.is_file()
+    is_path = folder.exists() or source.count("/") != 1 or source.startswith((".", "/", "~"))
+    if is_path and not (folder.is_dir() or original):
         raise CheckpointError(
             f"checkpoint {source!r} is no folder: give a folder written by save_pretrained, or a hub id like "
-            "facebook/detr-resnet-50"
+            "facebook/detr-resnet-50, or for model=detr an original .pth file"
         )
     revision = None if folder.is_dir() else revision or REVISIONS.get(source)
     verbosity = hf_logging.get_verbosity()
@@ -92,13 +93,20 @@ def _weights(
         raise CheckpointError(
             f"{source!r} is a {config.model_type!r} checkpoint, expected {model_type!r}: choose the matching model="
         )
+    renames = None
+    if model_type == "detr" and config.backbone_config.model_type == "timm_backbone":
+        config = native_backbone(config)
+        renames = backbone_renames(r"(?:model\.)?backbone\.(?:conv_encoder\.)?model\.")
     try:
         model, info = kind.from_pretrained(
             source,
+            config=config,
+            key_mapping=renames,
             revision=revision,
             dtype=dtype,
             attn_implementation="eager",
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # so that they are named below
             output_loading_info=True,
         )
     except (RuntimeError, ValueError, ImportError) as error:
@@ -108,19 +116,25 @@ def _weights(
             raise CheckpointError(f"weights in {source!r} are damaged: {error}") from error
         raise
     faults = [f"missing {k}" for k in sorted(info["missing_keys"])]
-    faults += [f"mismatched {k}" for k in sorted(str(m) for m in info.get("mismatched_keys", ()))]
+    for key, found, wanted in sorted(info["mismatched_keys"]):
+        faults.append(f"{key} has shape {list(found)}, expected {list(wanted)}")
     if faults:
-        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
-        raise CheckpointError(f"{source!r} does not fit {kind.__name__}: {shown}")
+        raise CheckpointError(f"{source!r} does not fit {kind.__name__}: {some(faults)}")
     return model
 
 
 def _load_detr(source: str, revision: str | None, device: Any, dtype: torch.dtype, answers: Any) -> DetrAdapter:
-    model = _weights(DetrForObjectDetection, "detr", source, revision, dtype)
-    try:
-        processor = DetrImageProcessorPil.from_pretrained(source, revision=revision)
-    except OSError:  # a bare checkpoint is enough to explain tensors
-        processor = None
+    processor: DetrImageProcessorPil | None
+    if Path(source).is_file():
+        model, processor = load_fair(Path(source), dtype), DetrImageProcessorPil()
+    else:
+        model = _weights(DetrForObjectDetection, "detr", source, revision, dtype)
+        try:
+            processor = DetrImageProcessorPil.from_pretrained(source, revision=revision)
+        except OSError:  # a bare checkpoint is enough to explain tensors
+            processor = None
+    if model.config.dilation:
+        dilate(model)
     return DetrAdapter(model.to(device), processor)
 
 

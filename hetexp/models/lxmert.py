@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import LxmertForQuestionAnswering, PreTrainedTokenizerBase
 
 from hetexp.errors import ConfigError, InputError
-from hetexp.models.observe import Recorder, hooked, split_heads
+from hetexp.models.observe import Recorder, frozen, hooked, split_heads
 from hetexp.models.trace import (
     AttentionStep,
     AttentionTrace,
@@ -33,10 +33,9 @@ class LxmertAdapter:
     """Runs an LXMERT and returns its attention traces.
 
     Args:
-        model: in eval mode.
+        model: it is set to eval mode.
         tokenizer: only `tokenize` needs it.
         answers: answer strings in the order of the logits, or None.
-        byte_budget: memory one group of backward directions may take.
     """
 
     name = "lxmert"
@@ -48,13 +47,10 @@ class LxmertAdapter:
         model: LxmertForQuestionAnswering,
         tokenizer: PreTrainedTokenizerBase | None = None,
         answers: Sequence[str] | None = None,
-        *,
-        byte_budget: int = 512 * 2**20,
     ) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.eval()
         self.tokenizer = tokenizer
         self.answers = None if answers is None else list(answers)
-        self.byte_budget = byte_budget
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +89,7 @@ class LxmertAdapter:
         *,
         odam_feature: str | None = None,
     ) -> list[AttentionTrace]:
-        """Attention traces of a batch, from one forward and one vectorised backward pass.
+        """Attention traces of a batch, from one forward pass and one backward pass per target.
 
         Args:
             inputs: `input_ids` [B, T], `visual_feats` [B, R, D], `visual_pos` [B, R, 4], and optionally
@@ -114,17 +110,12 @@ class LxmertAdapter:
             if any(t.query is not None for t in wanted):
                 raise InputError(f"target {row} names a query: LXMERT has one row of logits, leave query unset")
         recorder, leaves = Recorder(), Leaves()
-        with torch.enable_grad(), self._observing(recorder, leaves, feature_name):
+        with torch.enable_grad(), frozen(self.model), self._observing(recorder, leaves, feature_name):
             logits = self._run(inputs)
             scalars = [[target(logits[b]) for target in wanted] for b, wanted in enumerate(targets)]
             observations = recorder.all()
-            heads = self.model.config.num_attention_heads
-            longest = max(o.probabilities.shape[-1] for _, _, o in observations)
             gradients = batched_gradients(
-                scalars,
-                [leaves["text"], leaves["image"], *(o.output for _, _, o in observations)],
-                bytes_per_target=3 * len(targets) * heads * longest**2 * self.model.dtype.itemsize,
-                byte_budget=self.byte_budget,
+                scalars, [leaves["text"], leaves["image"], *(o.output for _, _, o in observations)]
             )
         by_step = {
             (name, call): (seen, gradient)
@@ -265,10 +256,9 @@ class LxmertAdapter:
             if gradient is None:
                 return ()
             heads = seen.probabilities.shape[1]
-            name = key[0] if not key[0][-1].isdigit() or "cross" not in key[0] else f"{key[0]}.{query}-{source}"
             return (
                 AttentionStep(
-                    name,
+                    f"{key[0]}.{query}-{source}",
                     query,
                     source,
                     seen.probabilities[b][:, valid[query]][:, :, valid[source]],

@@ -62,6 +62,19 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient inside: the graph then holds nothing that only weight gradients need."""
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[..., N, heads * head_dim] -> [..., heads, N, head_dim]"""
     return x.unflatten(-1, (heads, -1)).transpose(-3, -2)

@@ -143,18 +143,20 @@ class Adapter(Protocol):
         ...
 
 
-def batched_gradients(
-    scalars: Sequence[Sequence[Tensor]], inputs: Sequence[Tensor], bytes_per_target: int, byte_budget: int
-) -> list[Tensor | None]:
-    """Gradients of many scalars per batch item in as few vectorised backward passes as memory allows.
+def block_bytes(device: torch.device) -> int:
+    """Bytes of attention maps to work on at a time: what a cache holds, or enough to keep an accelerator busy."""
+    return 2**22 if device.type == "cpu" else 2**28
 
-    Items of a batch do not interact, so target j of every item shares one backward direction.
+
+def batched_gradients(scalars: Sequence[Sequence[Tensor]], inputs: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients of many scalars per batch item, from one graph.
+
+    Items of a batch do not interact, so target j of every item shares one backward pass. The passes follow each
+    other: run together (`is_grads_batched`) they took half as long again, and memory in proportion to their number.
 
     Args:
         scalars: per item its k_i scalars.
         inputs: tensors with the batch as first dimension [B, ...].
-        bytes_per_target: estimate of what one backward direction holds at its peak.
-        byte_budget: directions run together while they stay under it (at least one runs).
 
     Returns:
         per input its gradient [max k, B, ...], or None where no scalar depends on it.
@@ -162,22 +164,15 @@ def batched_gradients(
     n = max((len(s) for s in scalars), default=0)
     if n == 0:
         return [x.new_zeros(0, *x.shape) for x in inputs]
-    sums = torch.stack([torch.stack([s[j] for s in scalars if len(s) > j]).sum() for j in range(n)])
-    step = max(1, min(n, byte_budget // max(1, bytes_per_target)))
-    parts: list[tuple[Tensor | None, ...]] = []
-    for start in range(0, n, step):
-        stop = min(start + step, n)
-        directions = torch.zeros(stop - start, n, dtype=sums.dtype, device=sums.device)
-        directions[torch.arange(stop - start), torch.arange(start, stop)] = 1
-        parts.append(
-            torch.autograd.grad(
-                sums, inputs, directions, retain_graph=stop < n, allow_unused=True, is_grads_batched=True
-            )
-        )
-    gradients: list[Tensor | None] = []
-    for pieces in zip(*parts, strict=True):
-        present = [p for p in pieces if p is not None]
-        gradients.append(torch.cat(present) if present else None)
+    gradients: list[Tensor | None] = [None] * len(inputs)
+    for j in range(n):
+        total = torch.stack([s[j] for s in scalars if len(s) > j]).sum()
+        found = torch.autograd.grad(total, inputs, retain_graph=j + 1 < n, allow_unused=True)
+        for i, gradient in enumerate(found):
+            if gradient is None:
+                continue
+            rows = gradients[i]
+            if rows is None:
+                rows = gradients[i] = gradient.new_zeros(n, *gradient.shape)
+            rows[j] = gradient
     return gradients
-
-

@@ -13,9 +13,10 @@ from tiny import picture, question, tiny_detr, tiny_lxmert
 from torch import Tensor
 
 from hetexp.api import explain
+from hetexp.attribution.corrections import CorrectedMaps
 from hetexp.attribution.gae import Gae
 from hetexp.attribution.homologous import Homologous
-from hetexp.attribution.methods import METHODS
+from hetexp.attribution.methods import METHODS, attribute
 from hetexp.attribution.ours import Ours
 from hetexp.models.detr import DetrAdapter
 from hetexp.models.lxmert import LxmertAdapter
@@ -33,7 +34,7 @@ DTYPES = (torch.float64, torch.float32)
 DETRS = {
     "plain": ({"seed": 1}, (64, 48)),
     "deep": ({"seed": 2, "encoder_layers": 4, "decoder_layers": 3, "heads": 4}, (48, 80)),
-    "one layer, one head": ({"seed": 3, "encoder_layers": 1, "decoder_layers": 1, "heads": 1, "width": 8}, (33, 50)),
+    "one layer, one head": ({"seed": 3, "encoder_layers": 1, "decoder_layers": 1, "heads": 1, "peak": 0.25}, (33, 50)),
     "many queries": ({"seed": 4, "queries": 11, "classes": 3, "heads": 8}, (80, 64)),
     "one cell": ({"seed": 5}, (16, 16)),
 }
@@ -142,6 +143,19 @@ def test_zero_row_of_the_queries_drops_the_layer() -> None:
     assert bool((found["gae"]["image"] == 0).all())
     assert bool((found["ours_pos"]["image"] > 0).any())
     assert distance(found["gae"]["image"].flatten(1), oracle.gae(run)["image"][None]) == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_vanishing_row_sums_stay_finite(dtype: torch.dtype) -> None:
+    """A row sum below the smallest number with a reciprocal counts as none; the others are as ever."""
+    model = tiny_detr(3, encoder_layers=1, heads=1, width=8, peak=1.6).to(dtype)
+    pixels = picture(33, 50, seed=7, dtype=dtype)
+    targets = [Logit(q % 5, query=q) for q in range(6)]
+    (trace,) = DetrAdapter(model).trace({"pixel_values": pixels}, [targets])
+    sums = CorrectedMaps(["pos"])(next(trace.steps()), "pos").sum(2)
+    assert bool(((sums > 0) & (sums < 1e6 * torch.finfo(dtype).tiny)).any())
+    for method, found in attribute(trace, ALL).items():
+        assert bool(found["image"].isfinite().all()), method
 
 
 @pytest.mark.parametrize("seed", range(3))

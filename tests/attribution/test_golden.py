@@ -73,9 +73,9 @@ def test_detr(detr: dict[str, Any], dtype: torch.dtype) -> None:
         off = distance(found[method]["image"].flatten(1), want)
         assert off <= tolerance(method, dtype), (method, off)
     # section 4 of the paper: the reference's code without normalisation and outer factors
-    assert distance(
-        found["ours_pos"]["image"].flatten(1), torch.from_numpy(detr["gae_paper_rule_f64"])
-    ) <= tolerance("ours_pos", dtype)
+    assert distance(found["ours_pos"]["image"].flatten(1), torch.from_numpy(detr["gae_paper_rule_f64"])) <= tolerance(
+        "ours_pos", dtype
+    )
     logits, _ = adapter.detect(inputs)
     assert np.abs(logits[0].double().numpy() - detr["logits_f64"]).max() < (1e-12 if dtype == torch.float64 else 1e-5)
 

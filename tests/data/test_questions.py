@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoTokenizer, LxmertForQuestionAnswering
 
+from hetexp.data.question_drafts import scenes_from_coco
 from hetexp.data.question_templates import TEMPLATES, fill, plural, with_article
 from hetexp.data.questions import (
     SHARES,
@@ -19,8 +21,8 @@ from hetexp.data.questions import (
     blind_accuracy,
     generate,
     save_questions,
-    scenes_from_coco,
 )
+from hetexp.data.regions import open_regions
 from hetexp.errors import DataError
 from hetexp.paths import asset
 
@@ -131,9 +133,7 @@ def test_every_shipped_answer_follows_from_the_annotations(
         assert q["foil"] != answer
 
 
-def test_shipped_questions_are_what_the_generator_makes(
-    coco: dict[str, Any], questions: list[dict[str, Any]]
-) -> None:
+def test_shipped_questions_are_what_the_generator_makes(coco: dict[str, Any], questions: list[dict[str, Any]]) -> None:
     card = json.loads((Path(asset("vqa")) / "recipe.json").read_text(encoding="utf-8"))
     again = generate(scenes_from_coco(coco), names_of(coco), card["questions"], card["seed"])
     assert again == questions
@@ -141,9 +141,12 @@ def test_shipped_questions_are_what_the_generator_makes(
 
 def test_spans_are_whole_deciding_words(questions: list[dict[str, Any]]) -> None:
     for q in questions:
-        assert q["sent"] == q["sent"].lower() and q["sent"].endswith("?") and "[" not in q["sent"]
+        assert q["sent"] == q["sent"].lower()
+        assert q["sent"].endswith("?")
+        assert "[" not in q["sent"]
         whole = {m.span() for m in re.finditer(r"\w+", q["sent"])}
-        assert q["words"] and {tuple(span) for span in q["words"]} <= whole
+        assert q["words"]
+        assert {tuple(span) for span in q["words"]} <= whole
         said = {q["sent"][a:b] for a, b in q["words"]}
         assert not said & {"is", "are", "there", "the", "a", "an", "of", "to", "in", "picture", "you", "can"}
         must = {"and": "and", "or": "or", "count": None, "color": "color"}.get(q["question_type"])
@@ -154,7 +157,8 @@ def test_spans_are_whole_deciding_words(questions: list[dict[str, Any]]) -> None
 
 def test_answers_are_balanced(questions: list[dict[str, Any]]) -> None:
     groups = answers_by_group(questions)
-    assert set(groups) == set(SHARES) and all(sum(c.values()) >= 60 for c in groups.values())
+    assert set(groups) == set(SHARES)
+    assert all(sum(c.values()) >= 60 for c in groups.values())
     for kind in ("exist", "and", "or", "negation", "relation"):
         assert abs(groups[kind]["yes"] - groups[kind]["no"]) <= 0.06 * sum(groups[kind].values()), kind
     per_noun: Counter[tuple[str, str, str]] = Counter()
@@ -170,21 +174,26 @@ def test_answers_are_balanced(questions: list[dict[str, Any]]) -> None:
     for most, total in by_type.values():
         assert most / total < 0.68  # wording (singular, plural) splits nouns into small groups
     counts = groups["count"]
-    assert max(counts.values()) <= 0.33 * sum(counts.values()) and min(counts[n] for n in "01234") >= 25
+    assert max(counts.values()) <= 0.33 * sum(counts.values())
+    assert min(counts[n] for n in "01234") >= 25
 
 
 def test_blind_guessing_fails(coco: dict[str, Any], questions: list[dict[str, Any]]) -> None:
     card = json.loads((Path(asset("vqa")) / "recipe.json").read_text(encoding="utf-8"))
     blind = card["blind_accuracy"]
-    assert blind["question_string"] < 0.5 and blind["question_type"] < 0.5 and blind["image_oracle"] < 0.55
+    assert blind["question_string"] < 0.5
+    assert blind["question_type"] < 0.5
+    assert blind["image_oracle"] < 0.55
     here = blind_accuracy(questions, questions)
-    assert here["question_type"] < 0.5 and here["image_oracle"] == pytest.approx(blind["image_oracle"], abs=1e-3)
+    assert here["question_type"] < 0.5
+    assert here["image_oracle"] == pytest.approx(blind["image_oracle"], abs=1e-3)
 
 
 def test_generator_is_deterministic_and_seeds_differ(coco: dict[str, Any], tmp_path: Path) -> None:
     scenes, names = scenes_from_coco(coco)[:60], names_of(coco)
     first, again = generate(scenes, names, 300, 5), generate(scenes, names, 300, 5)
-    assert first == again and first != generate(scenes, names, 300, 6)
+    assert first == again
+    assert first != generate(scenes, names, 300, 6)
     save_questions(first, tmp_path / "q.json")
     assert json.loads((tmp_path / "q.json").read_text(encoding="utf-8")) == first
     assert list(tmp_path.iterdir()) == [tmp_path / "q.json"]
@@ -201,6 +210,26 @@ def test_every_word_has_its_own_token(questions: list[dict[str, Any]], coco: dic
         assert tokenizer.unk_token_id not in ids
         pieces = ["[CLS]", *re.findall(r"\w+|\?", sentence), "[SEP]"]
         assert tokenizer.convert_ids_to_tokens(ids) == pieces
+
+
+def test_the_shipped_lxmert_answers(questions: list[dict[str, Any]]) -> None:
+    folder = asset("lxmert")
+    model = LxmertForQuestionAnswering.from_pretrained(folder, local_files_only=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    answers = json.loads((Path(folder) / "label2ans.json").read_text(encoding="utf-8"))
+    store = open_regions(Path(asset("vqa")) / "regions.safetensors")
+    chosen = questions[::9]
+    regions = [store.regions(q["img_id"]) for q in chosen]
+    inputs = tokenizer([q["sent"] for q in chosen], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        scores = model(
+            **inputs,
+            visual_feats=torch.stack([torch.from_numpy(r.features) for r in regions]),
+            visual_pos=torch.stack([torch.from_numpy(r.boxes) for r in regions]),
+        ).question_answering_score
+    right = [answers[int(i)] in q["label"] for i, q in zip(scores.argmax(1), chosen, strict=True)]
+    assert sum(right) / len(right) >= 0.9
+    assert {a for q in questions for a in q["label"]} <= set(answers)
 
 
 def test_an_annotation_of_an_unknown_image_is_refused() -> None:
@@ -222,7 +251,8 @@ def test_english() -> None:
         "knives",
         "cherries",
     ]
-    assert with_article("apple") == "an [apple]" and with_article("traffic light") == "a [traffic light]"
+    assert with_article("apple") == "an [apple]"
+    assert with_article("traffic light") == "a [traffic light]"
     sentence, spans = fill("is there {a} [and] {b}?", x="traffic light", y="cat")
     assert sentence == "is there a traffic light and a cat?"
     assert [sentence[a:b] for a, b in spans] == ["traffic", "light", "and", "cat"]

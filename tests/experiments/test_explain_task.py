@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from hetexp.data.region_features import RegionFeatures
+from hetexp.data.regions import Regions, write_compact
 from hetexp.errors import ConfigError, DataError, InputError
 from hetexp.experiments import explain_task
 from hetexp.experiments.session import session_for
@@ -115,14 +118,29 @@ def test_a_difference_of_answers_adds_the_signed_method(toy_vqa_config, toy_vqa,
     ],
 )
 def test_errors_of_questions(toy_vqa_config, toy_vqa, tmp_path, overrides, error, message):
-    from hetexp.data.regions import Regions, write_compact
-
     narrow = Regions(np.zeros((3, 7), np.float32), np.array([[0, 0, 1, 1]] * 3, np.float32), 160, 120)
     write_compact(tmp_path / "narrow.safetensors", [("001", narrow)])
     overrides = [o.replace("REGIONS", str(tmp_path / "narrow.safetensors")) for o in overrides]
     cfg = toy_vqa_config("task=explain", f"image={picture(toy_vqa)}", *overrides)
     with pytest.raises(error, match=message):
         explain_task.run(session_for(cfg, tmp_path / "run"))
+
+
+def test_no_data_set_is_needed(composed, toy_vqa_model, toy_vqa, tmp_path, monkeypatch):
+    def extract(image: Image.Image, model: object) -> RegionFeatures:
+        return RegionFeatures(torch.rand(5, 24), torch.tensor([[0.1, 0.1, 0.9, 0.8]] * 5))
+
+    monkeypatch.setattr(explain_task, "extract", extract)
+    monkeypatch.setattr(explain_task, "_detector", lambda: None)
+    checkpoint = f"model.checkpoint={toy_vqa_model}"
+    asked = [f"image={picture(toy_vqa)}", "question=is there a dog", f"paths.outputs={tmp_path}"]
+    cfg = composed("profile=paper", "model=lxmert", "task=explain", checkpoint, *asked)
+    explain_task.run(session_for(explain_task.without_data(cfg), tmp_path / "run"))
+    info = json.loads((tmp_path / "run" / "explanation" / "input" / "info.json").read_text())
+    assert len(info["boxes"]) == 5
+    cfg = composed("profile=paper", "model=lxmert", "task=explain", checkpoint, *asked, "answers=[yes]")
+    with pytest.raises(ConfigError, match="no answer list"):
+        explain_task.run(session_for(explain_task.without_data(cfg), tmp_path / "again"))
 
 
 def test_yes_and_no_are_words_not_truth_values(toy_config):

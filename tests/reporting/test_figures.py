@@ -126,6 +126,12 @@ def test_colours() -> None:
     assert signed[0, 0, 0] > signed[0, 0, 2]  # red raises
     assert signed[0, 1, 2] > signed[0, 1, 0]  # blue lowers
     assert np.ptp(signed[1, 0]) < 0.02  # grey at 0
+    words = maps.token_colours(np.array([2.0, 3.0, 2.5]), None)
+    assert words[0] == pytest.approx((0, 0, 0), abs=0.02)
+    assert sum(words[1]) > sum(words[2]) > sum(words[0])
+    red, blue = maps.token_colours(np.array([1.0, -1.0]), 1.0)
+    assert red[0] > red[2]
+    assert blue[2] > blue[0]
     assert maps.readable((0.0, 0.0, 0.0)) == "white"
     assert maps.readable((1.0, 1.0, 0.6)) == "black"
 

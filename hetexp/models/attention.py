@@ -1,0 +1,94 @@
+"""Attention as the adapters run it: it hands out its maps, and its backward pass works block by block.
+
+Autograd's own backward pass of softmax attention writes several tensors of [batch, heads, Nq, Nk] per target. This
+one keeps a block of them that stays in the processor's cache, and needs no memory besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import eager_mask
+
+from hetexp.models.trace import block_bytes
+
+NAME = "hetexp"
+
+
+class _Attention(torch.autograd.Function):
+    """O = A V and A = softmax(scaling Q K^T + mask); no gradient comes in through A."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
+    ) -> tuple[Tensor, Tensor]:
+        scores = torch.matmul(query * scaling, key.transpose(-1, -2))
+        if mask is not None:
+            scores += mask
+        probabilities = torch.softmax(scores, -1, out=scores)
+        output = probabilities @ value
+        ctx.scaling = scaling
+        ctx.save_for_backward(query, key, value, probabilities, output)
+        ctx.mark_non_differentiable(probabilities)
+        return output, probabilities
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        shapes = [x.shape for x in ctx.saved_tensors[:3]]
+        query, key, value, maps, output = (x.reshape(-1, *x.shape[-2:]) for x in ctx.saved_tensors)
+        gradient = gradient.reshape(output.shape)
+        slopes = [torch.empty_like(x) for x in (query, key, value)]
+        # softmax: dS = A * (dA - rowsum(dA * A)), and rowsum(dA * A) = rowsum(dO * O)
+        mean = (gradient * output).sum(-1, keepdim=True)
+        size = maps[0].numel() * maps.element_size()
+        step = min(len(maps), max(1, block_bytes(maps.device) // max(1, size)))
+        buffer = torch.empty_like(maps[:step])
+        for start in range(0, len(maps), step):
+            here = slice(start, min(start + step, len(maps)))
+            a, g = maps[here], gradient[here]
+            block = buffer[: len(a)]
+            torch.bmm(a.transpose(1, 2), g, out=slopes[2][here])
+            torch.bmm(g, value[here].transpose(1, 2), out=block)
+            block.sub_(mean[here]).mul_(a)
+            torch.bmm(block, key[here], out=slopes[0][here])
+            torch.bmm(block.transpose(1, 2), query[here], out=slopes[1][here])
+        slopes[0].mul_(ctx.scaling)
+        slopes[1].mul_(ctx.scaling)
+        return *(s.reshape(shape) for s, shape in zip(slopes, shapes, strict=True)), None, None
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention interface of the library: [B, heads, N, head_dim] -> [B, Nq, heads, head_dim] and the maps."""
+    factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+    output, probabilities = _Attention.apply(query, key, value, attention_mask, factor)
+    return output.transpose(1, 2).contiguous(), probabilities
+
+
+AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, eager_mask)
+
+
+@contextmanager
+def own_attention(model: PreTrainedModel) -> Iterator[None]:
+    """The model attends through `_attend` inside, whatever it was loaded with."""
+    before = model.config._attn_implementation
+    model.config._attn_implementation = {"": NAME}  # parts with a configuration of their own keep theirs
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = {"": before}

@@ -1,0 +1,102 @@
+"""What the report's gallery needs, small enough to travel inside the page: maps as numbers, drawn by the browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from PIL import Image
+
+from hetexp.reporting.figures.style import DIVERGING, SEQUENTIAL
+from hetexp.reporting.names import METHOD_NAMES, in_order
+from hetexp.reporting.samples import Sample, SampleSet
+
+EXTRA_NAMES = {
+    "homologous": "Homologous parts, abs (Figure 7)",
+    "ours_full:difference": "Ours (full), difference (Figure 8b)",
+    "ours_full": "Ours (full), logit (Figure 8a)",
+}
+
+
+def payload(found: Mapping[str, SampleSet]) -> dict[str, Any]:
+    """Everything the page's script reads."""
+    detr = [_detections(s) for s in found["detr"].samples] if "detr" in found else []
+    lxmert = [_question(s) for s in found["lxmert"].samples] if "lxmert" in found else []
+    return {
+        "sequential": _colours(SEQUENTIAL),
+        "diverging": _colours(DIVERGING),
+        "methods": {**METHOD_NAMES, **EXTRA_NAMES},
+        "detr": [d for d in detr if d["maps"]],
+        "lxmert": lxmert,
+    }
+
+
+def as_json(data: Mapping[str, Any]) -> str:
+    """JSON that may stand inside a script element."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _colours(name: str) -> str:
+    """256 RGB colours of a map, 3 bytes each."""
+    table = mpl.colormaps[name](np.linspace(0, 1, 256))[:, :3]
+    return _base64((255 * table).round().astype(np.uint8).tobytes())
+
+
+def _image(image: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "WEBP", quality=90, method=4)
+    return f"data:image/webp;base64,{_base64(buffer.getvalue())}"
+
+
+def _detections(sample: Sample) -> dict[str, Any]:
+    labels = ", ".join(dict.fromkeys(d["label"] for d in sample.info["detections"]))
+    methods = in_order(set(sample.levels))
+    grid = next(iter(sample.levels.values())).shape[1:] if methods else (0, 0)
+    return {
+        "title": f"{sample.info['item']}: {labels}",
+        "image": _image(sample.image),
+        "grid": list(grid),
+        "input": sample.info["input_size"],
+        "detections": [
+            {"label": d["label"], "score": round(d["score"], 4), "box": [round(v, 1) for v in d["box"]]}
+            for d in sample.info["detections"]
+        ],
+        "maps": {
+            m: {"levels": [_base64(level.tobytes()) for level in sample.levels[m]], "otsu": sample.info["otsu"][m]}
+            for m in methods
+        },
+    }
+
+
+def _question(sample: Sample) -> dict[str, Any]:
+    keys = dict.fromkeys(key.rpartition("/")[0] for key in sample.relevance)
+    shown = [k for k in in_order({k for k in keys if ":" not in k}) if _finite(sample, k)]
+    if "ours_full:difference" in keys and _finite(sample, "ours_full:difference"):
+        shown.append("ours_full:difference")
+    answers = ", ".join(f"{a['answer']} {a['probability']:.2f}" for a in sample.info["answers"][:3])
+    return {
+        "title": f"{sample.info['question']} ({sample.info['item']})",
+        "question": sample.info["question"],
+        "answers": answers,
+        "image": _image(sample.image),
+        "boxes": [[round(v, 1) for v in box] for box in sample.info["boxes"]],
+        "tokens": sample.info["tokens"],
+        "maps": {k: {s: _numbers(sample.relevance[f"{k}/{s}"]) for s in ("image", "text")} for k in shown},
+    }
+
+
+def _finite(sample: Sample, key: str) -> bool:
+    return all(bool(np.isfinite(sample.relevance[f"{key}/{s}"]).all()) for s in ("image", "text"))
+
+
+def _numbers(values: np.ndarray) -> list[float]:
+    return [float(f"{v:.4g}") for v in values.tolist()]

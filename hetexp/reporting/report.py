@@ -1,0 +1,303 @@
+"""The report: one HTML file with every table, figure, claim and its provenance, and a gallery to play with."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jinja2
+from markupsafe import Markup
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+from PIL import Image
+
+from hetexp.errors import DataError, HetexpError
+from hetexp.reporting import gallery, perturbation, tables
+from hetexp.reporting.claims import FAILS, HOLDS, counts, measured_order, order_text
+from hetexp.reporting.figures import curves, detections, questions
+from hetexp.reporting.figures.style import styled
+from hetexp.reporting.files import write
+from hetexp.reporting.names import PAPER_METHODS, method_name
+from hetexp.reporting.published import METRICS, SOURCE
+from hetexp.reporting.runs import Run, newest_run
+from hetexp.reporting.samples import SampleSet, read_samples
+
+TEMPLATES = Path(__file__).with_name("templates")
+Part = TypeVar("Part")
+
+FIGURE_TEXTS = {
+    "figure2": (
+        "Figure 2.",
+        "Relevance of DETR's detections, a row per method. Each map runs from its own minimum (dark) to its maximum.",
+    ),
+    "figure3": ("Figure 3.", "The same maps after Otsu's threshold, as the evaluation sees them."),
+    "figure4": ("Figure 4.", "The same at 0.3 times the threshold."),
+    "figure5": (
+        "Figure 5.",
+        "LXMERT: relevance of image regions and of the question's words for the answer given, a row per method. "
+        "Where regions overlap the most relevant one is seen; the three strongest are outlined.",
+    ),
+    "figure7": (
+        "Figure 7.",
+        "Semantic interpretation from the homologous parts alone (absolute gradients): what the language encoder and "
+        "the object encoder attend to before they meet.",
+    ),
+    "figure8": (
+        "Figure 8.",
+        "Logical inspection with signed relevance: red raises y, blue lowers it. (a) y is the answer's logit, "
+        "(b) its difference to the opposite answer.",
+    ),
+}
+
+
+class Collector:
+    """Gathers parts; one that is missing is noted with its message instead of ending the report."""
+
+    def __init__(self) -> None:
+        self.missing: list[str] = []
+
+    def take(self, make: Callable[[], Part]) -> Part | None:
+        try:
+            return make()
+        except HetexpError as error:
+            if str(error) not in self.missing:
+                self.missing.append(str(error))
+            return None
+
+
+def data_uri(figure: Figure, vector: bool = False) -> str:
+    """A figure as a data URI, SVG (text as outlines, so that no font is needed) or WebP; closes the figure."""
+    buffer = io.BytesIO()
+    kind = "svg" if vector else "png"
+    with styled(), plt.rc_context({"svg.fonttype": "path"}):
+        figure.savefig(
+            buffer, format=kind, bbox_inches="tight", pad_inches=0.02, metadata={"Date": None} if vector else {}
+        )
+    plt.close(figure)
+    if vector:
+        return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    packed = io.BytesIO()
+    Image.open(buffer).convert("RGB").save(packed, "WEBP", quality=88, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(packed.getvalue()).decode()}"
+
+
+def table_context(table: tables.ComparedTable) -> dict[str, Any]:
+    """What the page shows of one table."""
+    rows = []
+    for metric in METRICS:
+        values = [table.measured.get((metric, m)) for m in PAPER_METHODS]
+        best = max((v for v in values if v is not None), default=None)
+        cells = [
+            {
+                "here": tables.one_decimal(v),
+                "paper": tables.one_decimal(table.published.value(metric, m)),
+                "best": v is not None and v == best,
+            }
+            for m, v in zip(PAPER_METHODS, values, strict=True)
+        ]
+        rows.append({"metric": metric, "cells": cells})
+    claims: dict[str, list[dict[str, str]]] = {}
+    kinds = {HOLDS: ("holds", "✓", "holds"), FAILS: ("fails", "✗", "fails")}
+    for claim in table.claims:
+        if claim.neighbours:
+            kind, mark, verdict = kinds.get(claim.verdict, ("", "–", "no such objects"))
+            difference = "" if claim.difference is None else f"{claim.difference:+.2f}".replace("-", "−")
+            cell = {"kind": kind, "mark": mark, "verdict": verdict, "difference": difference}
+            claims.setdefault(claim.text, []).append(cell)
+    holds, tested, _ = counts(table.claims, "AP")
+    return {
+        "anchor": table.published.experiment,
+        "number": table.published.number,
+        "scale": f"{table.published.scale:.1f}",
+        "caption": table.caption.split(": ", 1)[1],
+        "note": table.note,
+        "order": order_text(table.published),
+        "found": measured_order(table.published, table.measured, "AP") or "not all measured",
+        "ap_holds": holds,
+        "ap_tested": tested,
+        "methods": [method_name(m) for m in PAPER_METHODS],
+        "metrics": METRICS,
+        "rows": rows,
+        "claims": [{"text": text, "cells": cells} for text, cells in claims.items()],
+        "summaries": list(tables.summaries(table)),
+    }
+
+
+def sweep_context(run: Run) -> dict[str, Any]:
+    """What the page shows of the threshold sweep."""
+    table = curves.sweep_frame(run)
+    first, last = table.index[0], table.index[-1]
+    lead = {s: method_name(table.loc[s].idxmax()) for s in (first, last)}
+    return {
+        "image": data_uri(curves.draw_sweep(run), vector=True),
+        "alt": f"AP against the threshold: {lead[first]} leads at {first:g} times Otsu's, {lead[last]} at {last:g}.",
+        "caption": f"Highest AP at {first:g} × Otsu: {lead[first]}; at {last:g} × Otsu: {lead[last]}.",
+        "crossings": [
+            f"At {at:.2f} × Otsu {method_name(ahead)} overtakes {method_name(behind)}."
+            for at, behind, ahead in curves.crossings(table)
+        ],
+        "methods": [method_name(m) for m in table.columns],
+        "rows": [
+            {"scale": f"{scale:g}", "cells": [tables.one_decimal(v) for v in row]}
+            for scale, row in zip(table.index, table.to_numpy(dtype=float).tolist(), strict=True)
+        ],
+    }
+
+
+def perturbation_context(run: Run) -> dict[str, Any]:
+    """What the page shows of the perturbation test."""
+    table = perturbation.auc_table(run)
+    return {
+        "image": data_uri(curves.draw_perturbation(run), vector=True),
+        "caption": perturbation.caption(run),
+        "columns": list(table.columns),
+        "rows": [
+            {"method": name, "cells": list(row)}
+            for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)
+        ],
+        "lines": perturbation.control_sentences(run),
+    }
+
+
+def run_provenance(title: str, run: Run, outputs: Path) -> dict[str, Any]:
+    """Everything needed to make a run's numbers again."""
+    first, facts = run.frame.iloc[0], run.facts or _job_facts(run)
+    found: list[tuple[str, Any]] = [
+        ("command", run.command),
+        ("folder", _below(run.folder, outputs)),
+        ("model", f"{first['model']}, checkpoint {first['checkpoint']}"),
+        ("data", f"{first['data']}, {int(run.frame['n'].max())} items"),
+        ("results.csv", f"SHA-256 {hashlib.sha256((run.folder / 'results.csv').read_bytes()).hexdigest()[:16]}"),
+    ]
+    if facts.get("dataset"):
+        found.append(("data set", f"SHA-256 {str(facts['dataset'])[:16]}"))
+    if facts.get("config_hash"):
+        found.append(("configuration", f"SHA-256 {facts['config_hash'][:16]}"))
+    if facts.get("seconds") is not None:
+        found.append(("run time", f"{facts['seconds']:.0f} s (relevance already stored is not computed again)"))
+    if facts.get("machine"):
+        found.append(("machine", ", ".join(f"{k} {v}" for k, v in facts["machine"].items())))
+    if facts.get("versions"):
+        found.append(("versions", ", ".join(f"{k} {v}" for k, v in facts["versions"].items())))
+    return {"title": title, "facts": found, "config": OmegaConf.to_yaml(run.config) if run.config else ""}
+
+
+def _job_facts(run: Run) -> dict[str, Any]:
+    """Facts of a sweep: those of its jobs, times added up."""
+    jobs = [Run(p, run.frame).facts for p in sorted(run.folder.iterdir()) if p.name.isdigit()]
+    seconds = [j["seconds"] for j in jobs if "seconds" in j]
+    return {**(jobs[0] if jobs else {}), "seconds": sum(seconds) if seconds else None, "config_hash": None}
+
+
+def _below(folder: Path, outputs: Path) -> str:
+    return f"outputs/{folder.relative_to(outputs)}" if folder.is_relative_to(outputs) else folder.name
+
+
+def sample_provenance(model: str, found: SampleSet) -> dict[str, Any]:
+    """Where the samples of a model come from."""
+    about = found.about
+    facts = [
+        ("command", f"python run.py task=samples model={model}"),
+        ("checkpoint", about["checkpoint"]),
+        ("data", f"{about['data']}, items {', '.join(dict.fromkeys(str(s.info['item']) for s in found.samples))}"),
+        ("versions", ", ".join(f"{k} {v}" for k, v in about.get("versions", {}).items())),
+    ]
+    return {"title": f"Pictures and gallery, {model.upper()}", "facts": facts, "config": ""}
+
+
+def sample_figures(found: dict[str, SampleSet], collector: Collector) -> list[dict[str, str]]:
+    """Figures 2-5, 7 and 8 from the samples at hand."""
+    makers: dict[str, tuple[str, Callable[[SampleSet], Figure]]] = {
+        "figure2": ("detr", lambda s: detections.draw_relevance(s.samples)),
+        "figure3": ("detr", lambda s: detections.draw_masks(s.samples, 1.0)),
+        "figure4": ("detr", lambda s: detections.draw_masks(s.samples, 0.3)),
+        "figure5": ("lxmert", lambda s: questions.draw_methods(s.part("questions"))),
+        "figure7": ("lxmert", lambda s: questions.draw_semantics(s.part("questions"))),
+        "figure8": ("lxmert", lambda s: questions.draw_logic(s.part("logic"))),
+    }
+    out = []
+    for anchor, (model, draw) in makers.items():
+        if model not in found:
+            continue
+        image = collector.take(lambda draw=draw, model=model: data_uri(draw(found[model])))  # type: ignore[misc]
+        if image is not None:
+            title, caption = FIGURE_TEXTS[anchor]
+            out.append(
+                {"anchor": anchor, "kind": "", "image": image, "title": title, "caption": caption, "alt": caption}
+            )
+    return out
+
+
+def build(outputs: Path, partial: bool = False) -> str:
+    """The page as text.
+
+    Args:
+        partial: leave out what is missing and say so on the page.
+
+    Raises:
+        DataError: if something is missing (with `partial`: if everything is); it lists the commands that make it.
+    """
+    collector = Collector()
+    runs = {}
+    for experiment in ("table1", "table2", "threshold_sweep", "figure6"):
+        run = collector.take(lambda e=experiment: newest_run(outputs, e))  # type: ignore[misc]
+        if run is not None:
+            runs[experiment] = run
+    found = {}
+    for model in ("detr", "lxmert"):
+        samples = collector.take(lambda m=model: read_samples(outputs, m))  # type: ignore[misc]
+        if samples is not None:
+            found[model] = samples
+    compared = [collector.take(lambda n=n: tables.compare(runs[f"table{n}"], n)) for n in (1, 2) if f"table{n}" in runs]  # type: ignore[misc]
+    shown_tables = [table_context(t) for t in compared if t is not None]
+    sweep = collector.take(lambda: sweep_context(runs["threshold_sweep"])) if "threshold_sweep" in runs else None
+    figure6 = collector.take(lambda: perturbation_context(runs["figure6"])) if "figure6" in runs else None
+    figures = sample_figures(found, collector)
+    if collector.missing and not (partial and (runs or found)):
+        raise DataError("the report lacks:\n  " + "\n  ".join(collector.missing))
+    titles = {"table1": "Table 1", "table2": "Table 2", "threshold_sweep": "Threshold sweep", "figure6": "Figure 6"}
+    shown = gallery.payload(found)
+    sections = [("verdicts", "Claims"), *((t["anchor"], f"Table {t['number']}") for t in shown_tables)]
+    sections += [("sweep", "Threshold")] if sweep else []
+    sections += [("gallery", "Gallery")] if found else []
+    sections += [("figure6", "Perturbation")] if figure6 else []
+    sections += [("figures", "Figures")] if figures else []
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("report.html.j2").render(
+        css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
+        source=SOURCE,
+        setting=_setting(runs, found),
+        sections=[*(sections if shown_tables else sections[1:]), ("provenance", "Provenance")],
+        missing=collector.missing,
+        tables=shown_tables,
+        control=figure6["lines"] if figure6 else [],
+        sweep=sweep,
+        perturbation=figure6,
+        figures=figures,
+        gallery=shown,
+        gallery_json=Markup(gallery.as_json(shown)),
+        provenance=[
+            *(run_provenance(titles[e], r, outputs) for e, r in runs.items()),
+            *(sample_provenance(m, s) for m, s in found.items()),
+        ],
+    )
+
+
+def _setting(runs: dict[str, Run], found: dict[str, SampleSet]) -> str:
+    """Checkpoints and data in one line."""
+    pairs = [(r.frame.iloc[0]["checkpoint"], r.frame.iloc[0]["data"]) for r in runs.values()]
+    pairs += [(s.about["checkpoint"], s.about["data"]) for s in found.values()]
+    return "; ".join(f"{checkpoint} on {data}" for checkpoint, data in dict.fromkeys(pairs))
+
+
+def write_report(outputs: Path, path: Path, partial: bool = False) -> Path:
+    """Write the page whole or not at all."""
+    return write(path, build(outputs, partial))

@@ -1,0 +1,97 @@
+"""Finished runs on disk: which one is the newest of an experiment, and what it says."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from hetexp.errors import DataError
+
+# The command that makes each experiment's results, for messages and the report.
+COMMANDS = {
+    "table1": "python run.py +experiment=table1",
+    "table2": "python run.py +experiment=table2",
+    "figure6": "python run.py +experiment=figure6",
+    "threshold_sweep": "python run.py +experiment=threshold_sweep",
+}
+SEARCHED = ("runs", "sweeps", "shards", "merged")  # folders below outputs that hold runs
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder with its results."""
+
+    folder: Path
+    frame: pd.DataFrame
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Its `config.yaml`; empty for a sweep's own folder, whose jobs hold theirs."""
+        return _structure(self.folder / "config.yaml", lambda text: OmegaConf.to_container(OmegaConf.create(text)))
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """Its `run.json`."""
+        return _structure(self.folder / "run.json", json.loads)
+
+    @property
+    def command(self) -> str:
+        """The command line that made it, from the overrides Hydra recorded."""
+        path = self.folder / ".hydra" / "overrides.yaml"
+        experiment = str(self.frame["experiment"].iloc[0])
+        if not path.is_file():
+            return COMMANDS.get(experiment, f"python run.py +experiment={experiment}")
+        return shlex.join(["python", "run.py", *map(str, OmegaConf.load(path))])
+
+
+def _structure(path: Path, parse: Any) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = parse(path.read_text(encoding="utf-8"))
+    except Exception as error:  # JSON, YAML and OmegaConf each raise classes of their own
+        raise DataError(f"{path} is damaged ({error}): run the command again that wrote it") from error
+    return found if isinstance(found, dict) else {}
+
+
+def read_run(results: Path) -> Run:
+    """The run behind a `results.csv`, or behind a folder that holds one.
+
+    Raises:
+        DataError: if it is missing or no results table.
+    """
+    path = results / "results.csv" if results.is_dir() else results
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: give a run folder or its results.csv")
+    try:
+        frame = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"experiment": str})
+    except (ValueError, pd.errors.ParserError) as error:
+        raise DataError(f"{path} is no results table ({error}): run the command again that wrote it") from error
+    missing = {"experiment", "method", "threshold", "panel", "metric", "value", "n"} - set(frame)
+    if missing:
+        raise DataError(f"{path} lacks the column(s) {', '.join(sorted(missing))}: it was not written by a run")
+    return Run(path.parent, frame)
+
+
+def newest_run(outputs: Path, experiment: str) -> Run:
+    """The most recently written run of an experiment; a sweep counts as one run, not by its jobs.
+
+    Raises:
+        DataError: if there is none; the message names the command that makes one.
+    """
+    paths = [p for name in SEARCHED for p in (outputs / name).rglob("results.csv")]
+    sweeps = {p.parent for p in paths if (p.parent / "multirun.yaml").is_file()}
+    paths = [p for p in paths if not sweeps & set(p.parent.parents)]
+    for path in sorted(paths, key=lambda p: (p.stat().st_mtime_ns, str(p)), reverse=True):
+        run = read_run(path)
+        if (run.frame["experiment"] == experiment).any():
+            return Run(run.folder, run.frame[run.frame["experiment"] == experiment].reset_index(drop=True))
+    command = COMMANDS.get(experiment, f"python run.py +experiment={experiment}")
+    raise DataError(f"no finished run of {experiment} below {outputs}: make one with `{command}`")

@@ -1,0 +1,79 @@
+"""Settings of methods, shared maps, the random control."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import picture, tiny_detr
+
+from hetexp.attribution.control import Random
+from hetexp.attribution.corrections import CorrectedMaps, corrected_maps
+from hetexp.attribution.homologous import Homologous
+from hetexp.attribution.methods import METHODS, attribute, get_method
+from hetexp.attribution.ours import Ours
+from hetexp.attribution.propagation import per_sum
+from hetexp.errors import ConfigError
+from hetexp.models.detr import DetrAdapter
+from hetexp.models.trace import AttentionTrace
+from hetexp.targets import Logit
+
+
+@pytest.fixture(scope="module")
+def trace() -> AttentionTrace:
+    targets = [[Logit(0, q) for q in range(3)]]
+    return DetrAdapter(tiny_detr(2)).trace({"pixel_values": picture(48, 64)}, targets)[0]
+
+
+def test_corrections_of_one_step(trace: AttentionTrace) -> None:
+    step = next(trace.steps())
+    got = corrected_maps(step, ["pos", "full", "abs"])
+    gradient = torch.einsum("khqd,hnd->khqn", step.output_gradient, step.values)
+    for name, factor in {"pos": gradient.clamp(min=0), "full": gradient, "abs": gradient.abs()}.items():
+        want = (factor * step.probabilities).mean(1)
+        assert torch.allclose(got[name], want, rtol=1e-12, atol=0), name
+    assert torch.allclose(got["abs"], 2 * got["pos"] - got["full"], rtol=0, atol=1e-15)
+
+
+def test_maps_are_computed_once_and_only_as_announced(trace: AttentionTrace) -> None:
+    maps = CorrectedMaps(["pos"])
+    step = next(trace.steps())
+    assert maps(step, "pos") is maps(step, "pos")
+    with pytest.raises(ConfigError, match="'abs' was not announced"):
+        maps(step, "abs")
+    with pytest.raises(ConfigError, match="unknown correction 'relu': choose one of pos, full, abs"):
+        corrected_maps(step, ["relu"])
+
+
+def test_unknown_settings() -> None:
+    with pytest.raises(ConfigError, match="unknown correction 'relu'"):
+        Ours("relu")
+    with pytest.raises(ConfigError, match=r"unknown noise link 'column'.*none, row, total"):
+        Ours("pos", "column")
+    with pytest.raises(ConfigError, match="unknown correction 'relu'"):
+        Homologous("relu")
+    with pytest.raises(ConfigError, match=r"unknown method 'lime'. Available methods: ours_abs"):
+        get_method("lime")
+
+
+def test_methods_differ(trace: AttentionTrace) -> None:
+    found = attribute(trace, METHODS)
+    names = ["ours_abs", "ours_pos", "ours_full", "ours_noised", "odam", "raw_attention", "rollout", "random"]
+    for i, a in enumerate(names):
+        for b in names[:i]:
+            assert not torch.allclose(found[a]["image"], found[b]["image"], rtol=1e-3), (a, b)
+
+
+def test_random_repeats_and_differs_between_targets(trace: AttentionTrace) -> None:
+    maps = CorrectedMaps([])
+    first, again = Random()(trace, maps)["image"], Random()(trace, maps)["image"]
+    assert torch.equal(first, again)
+    assert not torch.equal(first[0], first[1])
+    assert torch.equal(Random()(trace.slice(1, 2), maps)["image"][0], first[1])
+    assert 0 <= float(first.min()) <= float(first.max()) < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_per_sum(dtype: torch.dtype) -> None:
+    rows = torch.tensor([[3.0, 3.0, 3.0, 3.0]], dtype=dtype)
+    sums = torch.tensor([[2.0, 0.0, torch.finfo(dtype).tiny, -0.5]], dtype=dtype)
+    assert per_sum(rows, sums).tolist() == [[1.5, 0.0, 0.0, -6.0]]
