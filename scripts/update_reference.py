@@ -1,6 +1,6 @@
 """Copy the tables and figures under outputs/ to outputs/reference, and show its Table 1 and 2 in README.
 
-    make reference
+make reference
 """
 
 from __future__ import annotations

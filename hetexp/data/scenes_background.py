@@ -32,7 +32,7 @@ def _color(rng: np.random.Generator, light: tuple[float, float] = (70, 235)) -> 
     return (rng.uniform(*light) + rng.uniform(-45, 45, 3)).clip(15, 250).astype(np.float32)
 
 
-def _mix(weight: NDArray[np.float32], first: Picture, second: Picture) -> Picture:
+def _mix(weight: NDArray[np.floating], first: Picture, second: Picture) -> Picture:
     """``first`` where the weight [height, width] is 0, ``second`` where it is 1."""
     return first + weight.clip(0, 1)[..., None] * (second - first)
 
