@@ -1,11 +1,12 @@
 """Train the embedded LXMERT on questions about freshly rendered scenes.
 
-    python scripts/train_lxmert.py --minutes 40
+    python scripts/train_lxmert.py --minutes 80
+    python scripts/train_lxmert.py --evaluate
 
 Scenes, regions and questions all come from seeds; nothing is shared with the validation set. A pool of scenes is
 rendered once and kept in the work folder; questions over it are drawn anew every round. Besides the answer, two
-losses on the vision output are trained and thrown away afterwards: each region's class, and whether the question
-names that class. Checkpoints can be resumed, and each is a complete Hugging Face folder.
+losses on the vision stream are trained and thrown away afterwards: each region's class, and its role in the
+question. Checkpoints can be resumed, and each is a complete Hugging Face folder.
 """
 
 from __future__ import annotations
@@ -39,16 +40,17 @@ from hetexp.paths import asset
 
 # Asked more often in training than in the validation set: what takes longest to learn.
 SHARES = {
-    "exist": 0.10,
+    "exist": 0.06,
     "and": 0.07,
-    "or": 0.06,
-    "negation": 0.06,
-    "count": 0.21,
-    "what_side": 0.17,
-    "relation": 0.18,
-    "color": 0.07,
-    "next_to": 0.08,
+    "or": 0.04,
+    "negation": 0.04,
+    "count": 0.24,
+    "what_side": 0.12,
+    "relation": 0.25,
+    "color": 0.04,
+    "next_to": 0.14,
 }
+TARGETS = ("answer", "label", "role")  # what a batch holds besides the model's inputs
 MATCH = 0.5  # intersection over union from which a region counts as showing an object
 
 
@@ -75,13 +77,18 @@ def class_names(coco: dict[str, Any]) -> list[str]:
 
 @dataclass
 class Pool:
-    """Scenes with their regions: features [N, R, D], boxes [N, R, 4], matched thing [N, R] (-1: background)."""
+    """Scenes with their regions, N scenes of R regions each.
+
+    features [N, R, D]; boxes [N, R, 4]; match [N, R], the thing a region shows or -1; best [N, R], whether no other
+    region shows that thing better; label [N, R], its class, or the number of classes for background.
+    """
 
     scenes: list[Scene]
     features: Tensor
     boxes: Tensor
     match: Tensor
-    label: Tensor  # class index per region, len(names) for background
+    best: Tensor
+    label: Tensor
 
     @classmethod
     def build(cls, coco: dict[str, Any], regions: Path) -> Pool:
@@ -95,17 +102,20 @@ class Pool:
         features = tensors["features"].view(len(listed), count, -1)[rows]
         boxes = tensors["boxes"].view(len(listed), count, 4)[rows]
         match = torch.full((len(scenes), count), -1, dtype=torch.int8)
+        best = torch.zeros((len(scenes), count), dtype=torch.bool)
         label = torch.full((len(scenes), count), len(names), dtype=torch.int16)
         number = {name: i for i, name in enumerate(names)}
         for row, scene in enumerate(scenes):
             if not scene.things:
                 continue
-            best, which = iou(boxes[row], torch.tensor([t.box for t in scene.things])).max(1)
-            hit = best >= MATCH
+            overlap = iou(boxes[row], torch.tensor([t.box for t in scene.things]))
+            closest, which = overlap.max(1)
+            hit = closest >= MATCH
+            best[row] = hit & (overlap.argmax(0)[which] == torch.arange(count))
             match[row, hit] = which[hit].to(torch.int8)
             classes = torch.tensor([number[t.name] for t in scene.things], dtype=torch.int16)
             label[row, hit] = classes[which[hit]]
-        return cls(scenes, features, boxes, match, label)
+        return cls(scenes, features, boxes, match, best, label)
 
 
 class Encoder:
@@ -116,6 +126,9 @@ class Encoder:
         vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
         self.ids = {word: i for i, word in enumerate(vocabulary)}
         self.answers = {answer: i for i, answer in enumerate(answers)}
+        self.match, self.best = pool.match.tolist(), pool.best.tolist()
+        number = {name: i for i, name in enumerate(names)}
+        self.classes = [[number[t.name] for t in scene.things] for scene in pool.scenes]
         self.row = {scene.img_id: i for i, scene in enumerate(pool.scenes)}
         kinds = {t.name: t.kind for s in pool.scenes for t in s.things}
         self.forms: list[set[str]] = []
@@ -124,10 +137,35 @@ class Encoder:
             self.forms.append({name, plural(name)} | of_kind | {plural(k) for k in of_kind})
 
     @functools.lru_cache(maxsize=65536)  # noqa: B019 - one encoder lives as long as the run
-    def named(self, sentence: str) -> Tensor:
-        """Return which classes a sentence names [classes + 1]; background never is."""
+    def named(self, sentence: str) -> list[int]:
+        """Return per class [classes + 1] 0 where the sentence does not name it, else 1; 2 for a second noun."""
         text = " " + sentence.replace("?", " ") + " "
-        return torch.tensor([any(f" {form} " in text for form in forms) for forms in self.forms] + [False])
+        first = [min((text.find(f" {f} ") for f in forms if f" {f} " in text), default=-1) for forms in self.forms]
+        start = min((place for place in first if place >= 0), default=-1)
+        return [0 if place < 0 else 1 if place == start else 2 for place in first] + [0]
+
+    def roles(self, question: dict[str, Any], row: int) -> list[int]:
+        """Return what each region [R] is to the question: 0 nothing; 1 or 2, its first or second noun.
+
+        Where the question asks for one more object (on the left, next to another) that is 2. Where it asks for a
+        number, 1 is one region of each object and 2 are the others that show it. Where it compares places, 2 is added
+        to the noun farther right, or farther down.
+        """
+        named, things, kind = self.named(question["sent"]), self.pool.scenes[row].things, question["question_type"]
+        match, best = self.match[row], self.best[row]
+        role = [0 if m < 0 else named[self.classes[row][m]] for m in match]
+        if kind == "count":
+            return [2 if r and not b else r for r, b in zip(role, best, strict=True)]
+        if kind == "relation":
+            i, j = (i for i, t in enumerate(things) if t.id in question["objects"])
+            axis = 0 if {"left", "right"} & set(question["sent"].split()) else 1
+            later = i if things[i].centre[axis] > things[j].centre[axis] else j
+            return [r + 2 if m == later else r for r, m in zip(role, match, strict=True)]
+        if kind in ("what_side", "next_to"):
+            deciding = {i for i, t in enumerate(things) if t.id in question["objects"]}
+            keep = 1 if kind == "next_to" else 0  # there the named object is one of the deciding
+            return [2 if m in deciding and not (keep and r) else r for r, m in zip(role, match, strict=True)]
+        return role
 
     def tokens(self, sentence: str) -> list[int]:
         pieces = re.findall(r"\w+|[^\w\s]", sentence)
@@ -154,9 +192,9 @@ class Encoder:
             # Some background goes, in random order; what shows an object always stays, so the answer stays true.
             noise = torch.rand(label.shape, generator=torch.Generator().manual_seed(rng.randrange(2**31)))
             order = (noise + (self.pool.match[rows] >= 0)).argsort(1, descending=True)
-            order = order[:, : rng.choice((20, 28, 36))]
+            order = order[:, : rng.choice((18, 22, 36))]
         label = label.gather(1, order)
-        named = torch.stack([self.named(q["sent"]) for q in questions]).gather(1, label)
+        roles = torch.tensor([self.roles(q, row) for q, row in zip(questions, rows.tolist(), strict=True)])
         tensors = {
             "input_ids": padded,
             "attention_mask": (padded != 0).float(),
@@ -165,7 +203,7 @@ class Encoder:
             "visual_pos": self.pool.boxes[rows[:, None], order].float(),
             "answer": torch.tensor([self.answers[answer_of(q)] for q in questions]),
             "label": label,
-            "named": named.float(),
+            "role": roles.gather(1, order),
         }
         return {key: value.to(device) for key, value in tensors.items()}
 
@@ -174,33 +212,33 @@ class Encoder:
 
 
 class Trainee(nn.Module):
-    """LXMERT with the two heads on its vision output that only training uses."""
+    """LXMERT with the two heads on its vision stream that only training uses."""
 
     def __init__(self, config: LxmertConfig, classes: int) -> None:
         super().__init__()
         self.model = LxmertForQuestionAnswering(config)
         self.region_class = nn.Linear(config.hidden_size, classes + 1)
-        self.region_named = nn.Linear(config.hidden_size, 1)
+        self.region_role = nn.Linear(config.hidden_size, 5)
 
     def forward(self, batch: dict[str, Tensor], auxiliary: float) -> tuple[Tensor, dict[str, float]]:
         """Return the loss and its parts."""
-        inputs = {k: v for k, v in batch.items() if k not in ("answer", "label", "named")}
-        out = self.model.lxmert(**inputs)
+        inputs = {k: v for k, v in batch.items() if k not in TARGETS}
+        out = self.model.lxmert(**inputs, output_hidden_states=True)
         scores = self.model.answer_head(out.pooled_output).float()
-        vision = out.vision_output
+        # The answer never sees the last layer's vision output: what it can use are the two states before.
+        early, late = out.vision_hidden_states[-3:-1]
         answer = functional.cross_entropy(scores, batch["answer"])
-        classes = functional.cross_entropy(self.region_class(vision).float().flatten(0, 1), batch["label"].flatten())
-        named = functional.binary_cross_entropy_with_logits(
-            self.region_named(vision).float().squeeze(-1), batch["named"]
-        )
+        classes = functional.cross_entropy(self.region_class(late).float().flatten(0, 1), batch["label"].flatten())
+        role = torch.cat((self.region_role(early), self.region_role(late))).float()
+        roles = functional.cross_entropy(role.flatten(0, 1), batch["role"].repeat(2, 1).flatten())
         right = (scores.argmax(1) == batch["answer"]).float().mean()
         parts = {
             "answer": float(answer.detach()),
             "class": float(classes.detach()),
-            "named": float(named.detach()),
+            "role": float(roles.detach()),
             "right": float(right),
         }
-        return answer + auxiliary * (classes + 2 * named), parts
+        return answer + auxiliary * (classes + 2 * roles), parts
 
 
 @torch.no_grad()
@@ -214,8 +252,8 @@ def accuracy(
     for start in range(0, len(questions), 128):
         chosen = questions[start : start + 128]
         batch = encoder.batch(chosen, None, device)
-        truth = batch.pop("answer")
-        inputs = {k: v for k, v in batch.items() if k not in ("label", "named")}
+        truth = batch["answer"]
+        inputs = {k: v for k, v in batch.items() if k not in TARGETS}
         right = (model(**inputs).question_answering_score.argmax(1) == truth).tolist()
         for question, hit in zip(chosen, right, strict=True):
             for key in (question["question_type"], "all"):
@@ -281,7 +319,7 @@ def save_model(model: LxmertForQuestionAnswering, answers: Sequence[str], folder
 # --- the run ----------------------------------------------------------------------------------------------------
 
 
-def rate(progress: float, peak: float, warm: float = 0.03, decay: float = 0.4) -> float:
+def rate(progress: float, peak: float, warm: float = 0.03, decay: float = 0.3) -> float:
     """Return the learning rate at a share of the run: short rise, plateau, cosine fall over the last part."""
     if progress < warm:
         return peak * max(progress / warm, 0.02)
@@ -290,14 +328,23 @@ def rate(progress: float, peak: float, warm: float = 0.03, decay: float = 0.4) -
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 1 + decay) / decay))))
 
 
+def validation(folder: Path, answers: Sequence[str]) -> tuple[Encoder, list[dict[str, Any]]]:
+    """Return the embedded validation questions and what encodes them."""
+    coco = json.loads((Path(asset("scenes")) / "val" / "annotations.json").read_text(encoding="utf-8"))
+    pool = Pool.build(coco, Path(asset("vqa")))
+    questions = json.loads((Path(asset("vqa")) / "questions.json").read_text(encoding="utf-8"))
+    return Encoder(pool, folder, answers, class_names(coco)), questions
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=40.0, help="training time, without the pool's rendering")
-    parser.add_argument("--scenes", type=int, default=16000, help="rendered training scenes")
+    parser.add_argument("--minutes", type=float, default=80.0, help="training time, without the pool's rendering")
+    parser.add_argument("--scenes", type=int, default=11200, help="rendered training scenes")
     parser.add_argument("--out", type=Path, default=Path(asset("lxmert")), help="Hugging Face folder to write")
     parser.add_argument("--work", type=Path, default=Path("outputs/train_lxmert"), help="pool and resumable state")
     parser.add_argument("--detr", type=Path, default=Path(asset("detr")), help="DETR whose backbone gives features")
     parser.add_argument("--resume", action="store_true", help="go on from the work folder's state")
+    parser.add_argument("--evaluate", action="store_true", help="only measure the model in --out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=5e-4, help="peak learning rate")
@@ -309,6 +356,11 @@ def main() -> None:
     args = parse()
     device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(args.seed)
+    if args.evaluate:
+        trained = LxmertForQuestionAnswering.from_pretrained(args.out).to(device)
+        encoder, asked = validation(args.out, json.loads((args.out / "label2ans.json").read_text(encoding="utf-8")))
+        print(json.dumps(accuracy(trained, encoder, asked, device), indent=1))
+        return
     args.work.mkdir(parents=True, exist_ok=True)
     folder = scene_pool(args.scenes, args.seed, args.detr, args.work)
     coco = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
@@ -332,9 +384,7 @@ def main() -> None:
     make_tokenizer(names, args.out, config.max_position_embeddings)
     config.vocab_size = len(AutoTokenizer.from_pretrained(args.out))
     encoder = Encoder(pool, args.out, answers, names)
-    held_coco = json.loads((Path(asset("scenes")) / "val" / "annotations.json").read_text(encoding="utf-8"))
-    held = Encoder(Pool.build(held_coco, Path(asset("vqa"))), args.out, answers, names)
-    questions = json.loads((Path(asset("vqa")) / "questions.json").read_text(encoding="utf-8"))
+    held, questions = validation(args.out, answers)
 
     trainee = Trainee(config, len(names)).to(device).train()
     optimizer = torch.optim.AdamW(trainee.parameters(), args.rate, weight_decay=0.01, betas=(0.9, 0.98))

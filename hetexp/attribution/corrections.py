@@ -41,26 +41,32 @@ def corrected_maps(step: AttentionStep, corrections: Collection[str]) -> dict[st
     sums = {c: step.values.new_zeros(targets, n_query, n_key) for c in corrections}
     size = max(1, n_query * n_key * step.values.element_size())
     fit = max(1, block_bytes(step.values.device) // size)  # maps of one head and target in a block
-    many = max(1, fit // heads)
-    together = heads if fit >= heads else 1
-    spare = step.values.new_empty(2, together, min(many, targets) * n_query, n_key)
+    many, together = max(1, fit // heads), min(fit, heads)
+    spare = step.values.new_empty(min(len(sums), 2), together * min(many, targets) * n_query * n_key)
     for start in range(0, targets, many):
         slopes = step.output_gradient[start : start + many].transpose(0, 1)
         n = slopes.shape[1]
         slopes = slopes.reshape(heads, n * n_query, width)
-        gradient, factor = spare[:, :, : n * n_query]
         for first in range(0, heads, together):
-            group = slice(first, first + together)
-            torch.bmm(slopes[group], step.values[group].transpose(1, 2), out=gradient)
-            for correction, total in sums.items():
+            group = slice(first, min(first + together, heads))
+            maps = step.probabilities[group, None]
+            shape = (len(maps), n, n_query, n_key)
+            buffers = spare[:, : len(maps) * n * n_query * n_key].view(-1, *shape)
+            gradient = buffers[0]
+            torch.bmm(slopes[group], step.values[group].transpose(1, 2), out=gradient.flatten(1, 2))
+            for i, (correction, total) in enumerate(sums.items()):
+                factor = gradient if i + 1 == len(sums) else buffers[1]  # the last may overwrite it
                 if correction == "pos":
                     torch.clamp_min(gradient, 0, out=factor)
                 elif correction == "abs":
                     torch.abs(gradient, out=factor)
                 changed = gradient if correction == "full" else factor
-                for h in range(together):
-                    one = changed[h].view(n, n_query, n_key)
-                    total[start : start + n].addcmul_(one, step.probabilities[first + h], value=1 / heads)
+                here = total[start : start + n]
+                if together == heads:
+                    torch.mean(torch.mul(changed, maps, out=factor), 0, out=here)
+                    continue
+                for one, attention in zip(changed, maps, strict=True):
+                    here.addcmul_(one, attention, value=1 / heads)
     return sums
 
 

@@ -57,7 +57,7 @@ def get_method(name: str) -> Method:
 
 
 def attribute(
-    trace: AttentionTrace, methods: Mapping[str, Method], byte_budget: int = 256 * 2**20
+    trace: AttentionTrace, methods: Mapping[str, Method], byte_budget: int = 128 * 2**20
 ) -> dict[str, dict[str, Tensor]]:
     """Relevance of every method for all targets of a trace.
 

@@ -58,15 +58,22 @@ class Halving:
         Raises:
             MemoryFullError: naming the item that does not fit even alone.
         """
-        if not items:
-            return []
-        for last in (False, True):
+        return self._attempt(compute, items, describe, attempts=2) if items else []
+
+    def _attempt(
+        self,
+        compute: Callable[[Sequence[Item]], Sequence[Result]],
+        items: Sequence[Item],
+        describe: Callable[[Item], str],
+        attempts: int,
+    ) -> list[Result]:
+        for attempt in range(attempts):
             try:
                 return list(compute(items))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if last and len(items) == 1:
+                if attempt == attempts - 1 and len(items) == 1:
                     reason = (str(error).splitlines() or [type(error).__name__])[0]
                     raise MemoryFullError(
                         f"{describe(items[0])} does not fit into memory even alone ({reason}): {self.advice}; finished "
@@ -75,12 +82,12 @@ class Halving:
             _free()  # outside the handler, or the traceback would still hold the tensors
         if not self.halved:
             log.warning(
-                "a batch of %d does not fit into memory and is halved: a smaller batch_size avoids the lost attempt",
+                "a batch of %d does not fit into memory and is halved: a smaller batch_size avoids the lost attempts",
                 len(items),
             )
         self.halved += 1
-        middle = len(items) // 2
-        return self(compute, items[:middle], describe) + self(compute, items[middle:], describe)
+        halves = items[: len(items) // 2], items[len(items) // 2 :]
+        return [result for half in halves for result in self._attempt(compute, half, describe, attempts=1)]
 
 
 def _free() -> None:

@@ -15,7 +15,7 @@ from hetexp.errors import DataError
 from hetexp.experiments.chunks import Chunk
 from hetexp.experiments.files import SHARD_MANIFEST, atomic_text
 from hetexp.experiments.session import Session, session_for
-from hetexp.experiments.store import Store
+from hetexp.experiments.store import WRITING, Store
 
 # Where a run happened decides none of its numbers; what lies at a path is hashed by the store.
 _LOCAL = ("shard", "paths", "progress", "threads", "logger", "task", "merge")
@@ -88,6 +88,8 @@ def find_shards(folder: Path) -> list[dict[str, Any]]:
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
+    except FileExistsError:
+        pass  # left by an earlier merge into this folder; the store checks what it reads
     except OSError:  # another file system
         shutil.copy2(source, target)
 
@@ -103,11 +105,12 @@ def merged_session(cfg: DictConfig, folder: Path) -> Session:
         raise DataError(f"merge.from={source!r} is no folder: name the one that holds the shards' run folders")
     shards = find_shards(Path(source))
     target = folder / "store"
+    left_out = shutil.ignore_patterns(f"{WRITING}*")
     for shard in shards:
         store = shard["folder"] / "store" / shard["store"]
         if not store.is_dir():
             raise DataError(f"{store} is missing: copy the whole run folder of shard {shard['index']}")
-        shutil.copytree(store, target / shard["store"], copy_function=_link, dirs_exist_ok=True)
+        shutil.copytree(store, target / shard["store"], ignore=left_out, copy_function=_link, dirs_exist_ok=True)
     merged = OmegaConf.create(shards[0]["config"])
     merged.shard = None
     merged.paths.store = str(target)

@@ -9,12 +9,14 @@ that would be computed, a stale one is simply never looked up, and a damaged one
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,8 @@ from hetexp.experiments.files import atomic_text
 log = logging.getLogger("hetexp")
 
 DIGESTS = "digests.json"
+WRITING = ".writing-"  # start of the names of half-written units
+ABANDONED = 3600.0  # seconds after which a half-written unit's process must have died
 TENSORS = "tensors.safetensors"
 
 
@@ -114,7 +118,8 @@ class Store:
         try:
             unit.parent.mkdir(parents=True, exist_ok=True)
             self._describe()
-            temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=unit.parent))
+            self._clear(unit.parent)
+            temporary = Path(tempfile.mkdtemp(prefix=WRITING, dir=unit.parent))
             if tensors is not None:
                 save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / TENSORS)
             for name, table in (tables or {}).items():
@@ -135,6 +140,14 @@ class Store:
         finally:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
+
+    @staticmethod
+    def _clear(chunk: Path) -> None:
+        """Remove what killed processes left half-written, but nothing that another may be writing now."""
+        for folder in chunk.glob(f"{WRITING}*"):
+            with contextlib.suppress(OSError):
+                if time.time() - folder.stat().st_mtime > ABANDONED:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _describe(self) -> None:
         """Leave a readable note of what the run key stands for."""

@@ -57,8 +57,8 @@ def log_run(session: Session, frame: pd.DataFrame) -> None:
             run.log(scalars(frame))
             run.log({"results": wandb.Table(dataframe=frame.astype(object).where(frame.notna(), None))})
             if session.pictures is not None and cfg.overlays > 0:
-                shown = [wandb.Image(image, caption=text) for text, image in session.pictures(cfg.overlays)]
-                run.log({"samples": shown})
+                shown = session.pictures(cfg.overlays)
+                run.log({f"samples/{i}": wandb.Image(p, caption=text) for i, (text, p) in enumerate(shown)})
     except Exception as error:  # the numbers are on disk already; a logger must not cost them
         log.warning("wandb failed (%s: %s): the results on disk are complete", type(error).__name__, error)
 

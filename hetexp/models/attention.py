@@ -36,6 +36,7 @@ class _Attention(torch.autograd.Function):
         ctx.scaling = scaling
         ctx.save_for_backward(query, key, value, probabilities, output)
         ctx.mark_non_differentiable(probabilities)
+        ctx.set_materialize_grads(False)  # no zeros in the place of the maps' gradient
         return output, probabilities
 
     @staticmethod

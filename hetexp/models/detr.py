@@ -19,7 +19,8 @@ from transformers.models.detr.image_processing_pil_detr import DetrImageProcesso
 
 from hetexp.errors import ConfigError, InputError
 from hetexp.models.attention import own_attention
-from hetexp.models.observe import Recorder, frozen, hooked, split_heads
+from hetexp.models.backbone import folded
+from hetexp.models.observe import Recorder, frozen, hooked, pick, split_heads
 from hetexp.models.trace import (
     AttentionStep,
     AttentionTrace,
@@ -136,7 +137,8 @@ class DetrAdapter:
         inner = self.model.model
         pixels = inputs["pixel_values"].to(self.device, self.dtype)
         pixel_mask = inputs.get("pixel_mask")
-        raw, mask = self._backbone(pixels, pixel_mask)
+        with folded(inner.backbone):
+            raw, mask = self._backbone(pixels, pixel_mask)
         if feature_name == "backbone":
             raw.requires_grad_(observe)
         grid = inner.input_projection(raw)
@@ -184,6 +186,8 @@ class DetrAdapter:
             members = [b for b in range(batch) if sizes[b] == size]
             crop = pixels[members, :, : size[0], : size[1]].contiguous(memory_format=torch.channels_last)  # faster
             features = encode(crop, torch.ones(crop.shape[0], *size, device=crop.device))[-1][0]
+            if len(dict.fromkeys(sizes)) == 1 and size == (height, width):  # nothing is padded
+                return features, features.new_ones(batch, *features.shape[2:], dtype=torch.bool)
             for row, b in enumerate(members):
                 maps[b] = features[row]
         first = maps[0]
@@ -250,9 +254,9 @@ class DetrAdapter:
             heads = seen.probabilities.shape[1]
             a, v, g = seen.probabilities[b], seen.values[b], gradient[:k, b]
             if key == "image":
-                a, v = a[:, :, valid], v[valid]
+                a, v = pick(a, 2, valid), pick(v, 0, valid)
             if query == "image":
-                a, g = a[:, valid], g[:, valid]
+                a, g = pick(a, 1, valid), pick(g, 1, valid)
             steps[name] = AttentionStep(name, query, key, a, split_heads(v, heads), split_heads(g, heads))
         probabilities = run.logits[b].detach().softmax(-1)[:, :-1]
         queries = torch.tensor([q for _, q in pairs], dtype=torch.long, device=run.logits.device)
@@ -283,7 +287,7 @@ class DetrAdapter:
         activation, slope = run.feature[b].detach(), gradient[:k, b]
         if activation.dim() == 3:  # [C, h, w] -> [N, C]
             activation, slope = activation.flatten(1).T, slope.flatten(2).transpose(1, 2)
-        return Features(activation[valid], slope[:, valid])
+        return Features(pick(activation, 0, valid), pick(slope, 1, valid))
 
 
 def _valid_size(mask: Tensor) -> tuple[int, int]:

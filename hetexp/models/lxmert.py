@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import LxmertForQuestionAnswering, PreTrainedTokenizerBase
 
 from hetexp.errors import ConfigError, InputError
-from hetexp.models.observe import Recorder, frozen, hooked, split_heads
+from hetexp.models.observe import Recorder, frozen, hooked, pick, split_heads
 from hetexp.models.trace import (
     AttentionStep,
     AttentionTrace,
@@ -261,9 +261,9 @@ class LxmertAdapter:
                     f"{key[0]}.{query}-{source}",
                     query,
                     source,
-                    seen.probabilities[b][:, valid[query]][:, :, valid[source]],
-                    split_heads(seen.values[b, valid[source]], heads),
-                    split_heads(gradient[:k, b, valid[query]], heads),
+                    pick(pick(seen.probabilities[b], 1, valid[query]), 2, valid[source]),
+                    split_heads(pick(seen.values[b], 0, valid[source]), heads),
+                    split_heads(pick(gradient[:k, b], 1, valid[query]), heads),
                 ),
             )
 

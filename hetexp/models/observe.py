@@ -75,6 +75,11 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def pick(x: Tensor, dim: int, index: Tensor) -> Tensor:
+    """The entries `index` (distinct, ascending) of one dimension; no copy where that is all of them."""
+    return x if len(index) == x.shape[dim] else x.index_select(dim, index)
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[..., N, heads * head_dim] -> [..., heads, N, head_dim]"""
     return x.unflatten(-1, (heads, -1)).transpose(-3, -2)

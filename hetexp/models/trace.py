@@ -145,7 +145,7 @@ class Adapter(Protocol):
 
 def block_bytes(device: torch.device) -> int:
     """Bytes of attention maps to work on at a time: what a cache holds, or enough to keep an accelerator busy."""
-    return 2**22 if device.type == "cpu" else 2**28
+    return 12 * 2**20 if device.type == "cpu" else 2**28
 
 
 def batched_gradients(scalars: Sequence[Sequence[Tensor]], inputs: Sequence[Tensor]) -> list[Tensor | None]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import picture, tiny_detr
 
+from hetexp.attribution import corrections
 from hetexp.attribution.control import Random
 from hetexp.attribution.corrections import CorrectedMaps, corrected_maps
 from hetexp.attribution.homologous import Homologous
@@ -21,12 +22,17 @@ from hetexp.targets import Logit
 @pytest.fixture(scope="module")
 def trace() -> AttentionTrace:
     targets = [[Logit(0, q) for q in range(3)]]
-    return DetrAdapter(tiny_detr(2)).trace({"pixel_values": picture(48, 64)}, targets)[0]
+    return DetrAdapter(tiny_detr(2, heads=4)).trace({"pixel_values": picture(48, 64)}, targets)[0]
 
 
-def test_corrections_of_one_step(trace: AttentionTrace) -> None:
+@pytest.mark.parametrize("block", [1, 3 * 12 * 12 * 8, 2**24])
+def test_corrections_of_one_step(trace: AttentionTrace, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of one head, of three heads or one target, and of everything."""
+    monkeypatch.setattr(corrections, "block_bytes", lambda device: block)
     step = next(trace.steps())
     got = corrected_maps(step, ["pos", "full", "abs"])
+    for name in got:
+        assert torch.allclose(corrected_maps(step, [name])[name], got[name], rtol=0, atol=1e-15)
     gradient = torch.einsum("khqd,hnd->khqn", step.output_gradient, step.values)
     for name, factor in {"pos": gradient.clamp(min=0), "full": gradient, "abs": gradient.abs()}.items():
         want = (factor * step.probabilities).mean(1)

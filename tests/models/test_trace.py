@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from hetexp.models.observe import split_heads
 from hetexp.models.trace import Layout, batched_gradients
 
 
-@pytest.mark.parametrize("budget", [0, 20, 10**6])
-def test_batched_gradients(budget: int) -> None:
-    """Uneven numbers of scalars per item, in pieces of 1, 2 and all, against one backward pass each."""
+def test_batched_gradients() -> None:
+    """Uneven numbers of scalars per item, against the derivative written out."""
     torch.manual_seed(0)
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     unused = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(4, 5, dtype=torch.float64)
     y = torch.tanh(x @ weight)
     scalars = [[y[b, j] for j in range(n)] for b, n in enumerate((5, 0, 3))]
-    got, none = batched_gradients(scalars, [x, unused], bytes_per_target=10, byte_budget=budget)
+    got, none = batched_gradients(scalars, [x, unused])
     assert none is None
     assert got is not None
     assert got.shape == (5, 3, 4)
@@ -31,7 +29,7 @@ def test_batched_gradients(budget: int) -> None:
 
 def test_batched_gradients_of_nothing() -> None:
     x = torch.zeros(2, 3, requires_grad=True)
-    (got,) = batched_gradients([[], []], [x], 1, 1)
+    (got,) = batched_gradients([[], []], [x])
     assert got is not None
     assert got.shape == (0, 2, 3)
 
