@@ -1,12 +1,15 @@
 """Speed and memory against the reference's way of computing the same relevance, as ratios taken in turn in one run.
 
-    python scripts/benchmark.py [--sizes full,embedded] [--parts detr,lxmert] [--targets 1,5,10,20] [--repeats 3]
+    python scripts/benchmark.py [--sizes full,embedded] [--parts detr,lxmert,sweep] [--targets 1,5,10,20] [--repeats 3]
 
 The reference runs, for every target and method, a forward pass and a full backward pass (weights included, and the
 backbone's last three stages, which its DETR trains), then dense products of N x N matrices. That cost is a sum of equal
 parts, so one target of every method is timed and the parts are added up. The floor is what no method can go below:
 a forward pass and a backward pass per target through the transformer's activations, nothing else, both as the
 library computes them; "batched" runs the directions together, "in turn" one after the other.
+
+The sweep runs the product itself: all five methods at 20 Otsu scales, from stored relevance, against as many runs with
+an empty store (one is timed).
 
 Every measurement of a repetition follows the others, ratios are formed within it, and their median is printed.
 Peak memory is that of a process which does nothing else.
@@ -15,32 +18,41 @@ Peak memory is that of a process which does nothing else.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import make_standins
 import torch
+from hydra import compose, initialize_config_dir
 from torch import Tensor
 from transformers import DetrConfig, DetrForObjectDetection, LxmertConfig, LxmertForQuestionAnswering, ResNetConfig
 
+import hetexp.cli  # noqa: F401  (registers the configuration's schema)
 from hetexp.attribution.methods import attribute, method_table
 from hetexp.evaluation.perturbation import variants
 from hetexp.experiments.perturb import Sample, answer_variants, full_batch
+from hetexp.experiments.runner import evaluate
+from hetexp.experiments.session import session_for
 from hetexp.models.detr import DetrAdapter
 from hetexp.models.lxmert import LxmertAdapter
 from hetexp.models.observe import frozen
-from hetexp.paths import asset
+from hetexp.paths import asset, conf_dir
 from hetexp.targets import Logit
 
 ONE = ("ours_pos",)
 FIVE = ("gae", "odam", "ours_abs", "ours_pos", "ours_noised")
 QUESTIONS = {"full": 4, "embedded": 16}
+IMAGES = {"full": 10, "embedded": 100}
+SCALES = [round(0.1 * n, 1) for n in range(1, 21)]
 PIXELS = {"full": (800, 1066), "embedded": (256, 256)}
 
 
@@ -69,7 +81,7 @@ def ours(model: DetrForObjectDetection, pixels: Tensor, targets: int, methods: t
 # -- the reference's way ---------------------------------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def trained_backbone(model: DetrForObjectDetection, wanted: bool) -> Iterator[None]:
     """Stages 2 to 4 ask for gradients, as where the reference takes its DETR from; the library freezes them all."""
     parts = [p for n, p in model.model.backbone.named_parameters() if "stages." in n and "stages.0" not in n]
@@ -208,6 +220,35 @@ def perturbation(size: str, repeats: int, clock: Callable[[], float]) -> str:
     )
 
 
+# -- threshold sweep -------------------------------------------------------------------------------------------
+
+
+def sweep(size: str, clock: Callable[[], float]) -> str:
+    """Tables of all methods at 20 scales: from the store, against computing relevance for each."""
+    images = IMAGES[size]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        given = [f"methods=[{','.join(FIVE)}]", f"limit={images}", "progress=false", f"paths.outputs={folder / 'out'}"]
+        if size == "full":
+            make_standins.detr(folder / "detr")
+            make_standins.coco(folder / "coco", images)
+            given += ["profile=paper", f"data.root={folder / 'coco'}", f"model.checkpoint={folder / 'detr'}"]
+
+        def work(label: str, scales: list[float]) -> float:
+            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                cfg = compose("config", [*given, f"threshold.scale={scales}"])
+            with contextlib.redirect_stdout(io.StringIO()):
+                return seconds(lambda: evaluate(session_for(cfg, folder / label)), clock)
+
+        once = work("once", [SCALES[0]])
+        all_scales = work("all", SCALES)
+    return (
+        f"### Threshold sweep, {size} size, five methods, {images} images, {len(SCALES)} scales\n\n"
+        f"| one scale, nothing stored, seconds | {len(SCALES)} scales from the store, seconds | recomputing / store |\n"
+        f"| --- | --- | --- |\n| {once:.1f} | {all_scales:.1f} | {len(SCALES) * once / all_scales:.0f} |"
+    )
+
+
 # -- measuring -------------------------------------------------------------------------------------------------
 
 
@@ -302,7 +343,7 @@ def table(size: str, args: argparse.Namespace, clock: Callable[[], float]) -> st
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare speed and memory with the reference's way.")
     parser.add_argument("--sizes", default="full,embedded")
-    parser.add_argument("--parts", default="detr,lxmert")
+    parser.add_argument("--parts", default="detr,lxmert,sweep")
     parser.add_argument("--targets", default="1,5,10,20")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -324,6 +365,8 @@ def main() -> None:
             parts.append(table(size, args, clock))
         if "lxmert" in args.parts:
             parts.append(perturbation(size, args.repeats, clock))
+        if "sweep" in args.parts:
+            parts.append(sweep(size, clock))
     text = "\n\n".join(parts)
     print(text)
     if args.output:

@@ -1,12 +1,14 @@
 """Train the embedded DETR on rendered scenes and install it with its model card.
 
     python scripts/pretrain_backbone.py --work WORK --minutes 12
-    python scripts/train_detr.py --work WORK --minutes 60
+    python scripts/train_detr.py --work WORK --minutes 52 --groups 3
+    python scripts/train_detr.py --work WORK --minutes 115 --groups 1 --no-object 0.4 --resume
 
 The pre-trained backbone stays frozen, so its feature maps of all training scenes (and their mirror images) are computed
-once. The transformer is trained with DETR's own loss, on several groups of queries at a time that do not see each
-other; only the first group is kept, so the result is a plain DetrForObjectDetection. A run that was stopped goes on
-from its last checkpoint with --resume.
+once. The transformer is trained with DETR's own loss, at first on several groups of queries that do not see each
+other, then on one: groups teach where objects are, one group with a heavier no-object class teaches not to find an
+object twice. Only the first group is kept, so the result is a plain DetrForObjectDetection. A run that was stopped
+goes on from its last checkpoint with --resume, with other settings if those are given.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class Ready(nn.Module):
         return [(features, mask.bool())]
 
 
-def build(backbone: dict[str, Tensor]) -> DetrForObjectDetection:
+def build(backbone: dict[str, Tensor], no_object: float) -> DetrForObjectDetection:
     """An untrained DETR on a pre-trained, frozen backbone."""
     names = load_sprites().names
     config = DetrConfig(
@@ -62,7 +64,7 @@ def build(backbone: dict[str, Tensor]) -> DetrForObjectDetection:
         decoder_ffn_dim=256,
         dropout=0.0,
         auxiliary_loss=True,
-        eos_coefficient=0.15,
+        eos_coefficient=no_object,
         id2label=dict(enumerate(names)),
         label2id={name: i for i, name in enumerate(names)},
     )
@@ -126,6 +128,11 @@ class Trainer:
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.optimiser = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=1e-4)
         self.step, self.seconds = 0, 0.0
+        self.parts = [self.settings()]  # of this run and those it goes on from
+
+    def settings(self) -> dict[str, float]:
+        """The settings that parts of one training may change."""
+        return {key: getattr(self.args, key) for key in ("minutes", "groups", "no_object")}
 
     def update(self, features: Tensor, labels: list[dict[str, Tensor]], progress: float) -> dict[str, float]:
         """One step of the optimiser on feature maps [B, C, h, w]; returns DETR's losses."""
@@ -169,13 +176,24 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "parts": self.parts,
         }
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint that `save` wrote."""
+        """Go on from a checkpoint that `save` wrote; of its groups of queries the first ones stay."""
         state = torch.load(path, map_location=self.device, weights_only=True)
+        position = "model.query_position_embeddings.weight"
+        rows = QUERIES * self.args.groups
+        if len(state["model"][position]) < rows:
+            raise SystemExit(f"{path} holds fewer groups of queries than --groups {self.args.groups}")
+        index = [name for name, _ in self.model.named_parameters()].index(position)
+        tables = (state["model"], position), (state["average"], position)
+        moments = state["optimiser"]["state"][index]
+        for table, key in (*tables, (moments, "exp_avg"), (moments, "exp_avg_sq")):
+            table[key] = table[key][:rows].clone()
+        self.parts = [part for part in state["parts"] if part != self.settings()] + self.parts
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])
@@ -268,6 +286,13 @@ def card_of(figures: dict[str, float], trainer: Trainer, scenes: int, measured: 
     backbone_images, backbone_minutes = (sum(r[key] for r in rounds) for key in ("images", "minutes"))
     device = "one CPU core" if trainer.device.type == "cpu" else trainer.device.type
     common = f"--work WORK --scenes {scenes} --seed {args.seed}"
+    lines = [
+        f"    python scripts/train_detr.py {common} --minutes {p['minutes']:g} --groups {p['groups']} "
+        f"--no-object {p['no_object']:g}{' --resume' if i else ''}"
+        for i, p in enumerate(trainer.parts)
+    ]
+    commands = "\n".join(lines)
+    groups = ", then ".join(f"{p['groups']} (no-object weight {p['no_object']:g})" for p in trainer.parts)
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -295,12 +320,12 @@ recall count a query as right at IoU 0.5 with the right class):
 ## Recipe
 
     python scripts/pretrain_backbone.py {common} --minutes {backbone_minutes:g}
-    python scripts/train_detr.py {common} --minutes {args.minutes:g} --groups {args.groups}
+{commands}
 
 1. {scenes:,} training scenes (seed {args.seed}; the validation scenes have another) and their mirror images.
 2. Backbone: per stride-16 cell the majority class, the classes present and the patches covered by the majority object;
    batch normalisation trainable; {backbone_images:,} images in {backbone_minutes:g} minutes; then frozen.
-3. Transformer: DETR's own loss with auxiliary losses, {args.groups} groups of queries in training of which one is kept,
+3. Transformer: DETR's own loss with auxiliary losses; groups of queries in training, of which one is kept: {groups};
    AdamW, batch {args.batch}, learning rate {args.lr:g} falling linearly to 0 after {100 * args.constant:.0f} % of the
    time, moving average of weights; {trainer.step:,} steps, {seen:,} images in {trainer.seconds / 60:.0f} minutes on
    {device}.
@@ -366,6 +391,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--constant", type=float, default=0.6, help="share of the time before the rate falls")
     parser.add_argument("--groups", type=int, default=3, help="groups of queries in training")
+    parser.add_argument("--no-object", type=float, default=0.15, help="weight of the no-object class")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--seed", type=int, default=7, help="as given to pretrain_backbone.py")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
@@ -389,7 +415,7 @@ def main() -> None:
     pools = load_pools(args.work, args.seed, args.scenes, args.workers)
     backbone = load_file(args.work / "backbone.safetensors")
     features = cache_features(backbone, pools, args.work, device)
-    trainer = Trainer(build(backbone), args, device)
+    trainer = Trainer(build(backbone, args.no_object), args, device)
     if args.resume and checkpoint.exists():
         trainer.load(checkpoint)
     train(trainer, pools, features)

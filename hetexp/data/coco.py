@@ -84,7 +84,9 @@ class CocoScenes:
                 warnings.simplefilter("ignore")  # damaged metadata does not touch the pixels
                 with Image.open(io.BytesIO(self._image_bytes(item))) as image:
                     rgb = image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        except UnidentifiedImageError as error:  # its message is the address of an object: another one every run
+            raise ItemError(f"image {self.path(item)} is damaged (no image format): replace the file") from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ItemError(f"image {self.path(item)} is damaged ({error}): replace the file") from error
         if rgb.size != (item.width, item.height):
             raise ItemError(

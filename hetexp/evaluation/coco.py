@@ -135,17 +135,25 @@ def _evaluate(
     with contextlib.redirect_stdout(io.StringIO()):
         run = COCOeval(_as_coco(coco_gt, ids, truth), _as_coco(coco_gt, ids, detections), kind)
         run.params.iouThrs = thresholds
-        run.params.imgIds = ids
-        # Categories without ground truth never count (COCO's -1): leaving them out changes no number and saves time.
-        run.params.catIds = sorted({annotation["category_id"] for annotation in truth})
-        if truth:
+        run.params.maxDets = [100]
+        # One category at a time, or what COCOeval keeps of all images would grow to hundreds of megabytes.
+        # Categories without ground truth never count (COCO's -1), nor do images that know nothing of a category:
+        # leaving them out changes no number and saves most of the time.
+        precisions, recalls = [], []
+        for category in sorted({annotation["category_id"] for annotation in truth}):
+            run.params.catIds = [category]
+            run.params.imgIds = sorted(
+                {record["image_id"] for record in (*truth, *detections) if record["category_id"] == category}
+            )
             run.evaluate()
             run.accumulate()
+            precisions.append(run.eval["precision"][..., -1])
+            recalls.append(run.eval["recall"][..., -1])
     first = f"AP{100 * thresholds[0]:g}"
     if not truth:
         return dict.fromkeys([*(m + area for m in ("AP", "AR") for area in _AREAS), first], None)
-    precision = run.eval["precision"][..., -1]  # [thresholds, recalls, categories, areas], at most 100 detections
-    recall = run.eval["recall"][..., -1]  # [thresholds, categories, areas]
+    precision = np.concatenate(precisions, axis=2)  # [thresholds, recalls, categories, areas], at most 100 detections
+    recall = np.concatenate(recalls, axis=1)  # [thresholds, categories, areas]
     result = {f"AP{area}": _mean(precision[..., i]) for i, area in enumerate(_AREAS)}
     result |= {f"AR{area}": _mean(recall[..., i]) for i, area in enumerate(_AREAS)}
     result[first] = _mean(precision[0, :, :, 0])

@@ -60,10 +60,24 @@ def otsu_thresholds(u8: Tensor) -> Tensor:
     only in this order do ties between neighbouring levels (empty histogram bins) fall as they do in OpenCV, which
     produced the reference's masks; the direct formula differs on about one small map in 40,000. A constant map gives 0.
     """
-    if u8.dtype != torch.uint8 or u8.ndim != 3:
-        raise InputError(f"maps must be uint8 [k, h, w], got {u8.dtype} {list(u8.shape)}: call to_uint8 first")
-    counts = _histograms(u8.cpu().numpy())
-    share = 1.0 / (u8.shape[1] * u8.shape[2])
+    return otsu_thresholds_of([u8])[0]
+
+
+def otsu_thresholds_of(groups: Sequence[Tensor]) -> list[Tensor]:
+    """`otsu_thresholds` of several groups of maps, each of its own grid, in one pass over the grey levels."""
+    for u8 in groups:
+        if u8.dtype != torch.uint8 or u8.ndim != 3:
+            raise InputError(f"maps must be uint8 [k, h, w], got {u8.dtype} {list(u8.shape)}: call to_uint8 first")
+    if not groups:
+        return []
+    counts = np.concatenate([_histograms(u8.cpu().numpy()) for u8 in groups])
+    share = np.concatenate([np.full(len(u8), 1.0 / (u8.shape[1] * u8.shape[2])) for u8 in groups])
+    found = torch.from_numpy(_best_levels(counts, share)).split([len(u8) for u8 in groups])
+    return [thresholds.to(u8.device) for thresholds, u8 in zip(found, groups, strict=True)]
+
+
+def _best_levels(counts: NDArray[np.float64], share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Otsu's level of each histogram [k, 256]; `share` [k] is what one pixel counts."""
     mean = (counts * np.arange(256.0)).sum(axis=1) * share
     k = len(counts)
     below, mean_below = np.zeros(k), np.zeros(k)  # weight and mean of the pixels at or below the level
@@ -82,17 +96,20 @@ def otsu_thresholds(u8: Tensor) -> Tensor:
         better = variance > best
         best = np.where(better, variance, best)
         threshold = np.where(better, level, threshold)
-    return torch.from_numpy(threshold).to(u8.device)
+    return threshold
 
 
-def otsu(relevance: Tensor, scale: float = 1.0) -> Tensor:
+def otsu(relevance: Tensor, scale: float = 1.0, thresholds: Tensor | None = None) -> Tensor:
     """Foreground of each map: value > scale * Otsu threshold, strictly; [k, h, w] -> bool [k, h, w].
 
-    A constant map gives an empty mask. Raises InputError on NaN or infinity and on a scale that is not positive.
+    A constant map gives an empty mask. `thresholds` [k] are these maps' own from `otsu_thresholds`, where they are
+    known already. Raises InputError on NaN or infinity and on a scale that is not positive.
     """
     _check_scale(scale)
     u8 = to_uint8(relevance)
-    return u8.double() > (scale * otsu_thresholds(u8))[:, None, None]
+    if thresholds is None:
+        thresholds = otsu_thresholds(u8)
+    return u8.double() > (scale * thresholds)[:, None, None]
 
 
 def to_image(masks: Tensor, input_size: Sequence[int], image_size: Sequence[int]) -> Tensor:
@@ -110,19 +127,21 @@ def segment(
     input_size: Sequence[int],
     image_size: Sequence[int],
     upsample: str = "reference",
+    thresholds: Tensor | None = None,
 ) -> Tensor:
     """Relevance [k, h, w] to masks of the original image, bool [k, H, W].
 
     `upsample`: ``reference`` (see `to_image`); ``bilinear`` (mask bilinear to the network input, foreground above one
     half, nearest to the image); ``nearest`` (mask nearest to both); ``bilinear_relevance`` (relevance bilinear to the
-    network input, Otsu there, nearest to the image). Sizes are (height, width).
+    network input, Otsu there, nearest to the image; `thresholds` do not apply). Sizes are (height, width).
+    `thresholds`: see `otsu`.
     """
     if upsample == "reference":
-        return to_image(otsu(relevance, scale), input_size, image_size)
+        return to_image(otsu(relevance, scale, thresholds), input_size, image_size)
     if upsample == "bilinear":
-        return _through_input(otsu(relevance, scale), input_size, image_size, "linear", 0.5)
+        return _through_input(otsu(relevance, scale, thresholds), input_size, image_size, "linear", 0.5)
     if upsample == "nearest":
-        return _through_input(otsu(relevance, scale), input_size, image_size, "nearest", 0.5)
+        return _through_input(otsu(relevance, scale, thresholds), input_size, image_size, "nearest", 0.5)
     if upsample == "bilinear_relevance":
         otsu(relevance, scale)  # refuses a bad scale or map, the map by its number among all
         _check_sizes(input_size, image_size)

@@ -15,8 +15,8 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,14 +119,17 @@ class Store:
             unit.parent.mkdir(parents=True, exist_ok=True)
             self._describe()
             self._clear(unit.parent)
-            temporary = Path(tempfile.mkdtemp(prefix=WRITING, dir=unit.parent))
+            temporary = unit.parent / f"{WRITING}{uuid.uuid4().hex}"  # mkdtemp would shut other users out of shards
+            temporary.mkdir()
             if tensors is not None:
                 save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / TENSORS)
             for name, table in (tables or {}).items():
                 table.to_parquet(temporary / f"{name}.parquet", index=False)
             digests = {p.name: file_hash(p) for p in sorted(temporary.iterdir())}
             (temporary / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
+            mode = (temporary / DIGESTS).stat().st_mode  # what the user's umask allows; safetensors writes 0600
             for path in temporary.iterdir():
+                path.chmod(mode)
                 _sync(path)
             if not unit.exists():  # another process may have been faster
                 temporary.rename(unit)

@@ -116,7 +116,9 @@ def test_damaged_images_are_item_errors_that_name_the_file(folder):
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"not an image", b""):
         path.write_bytes(content)
-        with pytest.raises(ItemError, match=r"c\.jpg is damaged"):
+        with pytest.raises(
+            ItemError, match=r"c\.jpg is damaged \((?!.*0x).*\)"
+        ):  # no object's address: reruns are equal
             data.load(data.items[0])
     Image.new("RGB", (20, 30)).save(path)
     with pytest.raises(ItemError, match=r"20 x 30 pixels .* says 30 x 20"):

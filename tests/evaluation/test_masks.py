@@ -10,7 +10,16 @@ from pycocotools import mask as rle
 from skimage.filters import threshold_otsu
 
 from hetexp.errors import InputError
-from hetexp.evaluation.masks import UPSAMPLES, encode, otsu, otsu_thresholds, segment, to_image, to_uint8
+from hetexp.evaluation.masks import (
+    UPSAMPLES,
+    encode,
+    otsu,
+    otsu_thresholds,
+    otsu_thresholds_of,
+    segment,
+    to_image,
+    to_uint8,
+)
 
 # pycocotools' decoder predates numpy 2's copy keyword
 pytestmark = pytest.mark.filterwarnings(
@@ -78,6 +87,23 @@ def test_each_map_is_treated_on_its_own():
     alone = torch.cat([otsu(m[None] * 1000 - 7, 0.7) for m in maps.double()])
     assert (together != alone).float().mean() < 1e-3  # rounding of the shift only
     assert torch.equal(together, torch.cat([otsu(m[None], 0.7) for m in maps]))
+
+
+def test_thresholds_of_groups_of_different_grids_are_those_of_each():
+    groups = [to_uint8(torch.rand(n, h, w) ** 3) for n, h, w in ((3, 12, 16), (1, 25, 34), (0, 4, 4), (2, 7, 5))]
+    found = otsu_thresholds_of(groups)
+    assert [len(t) for t in found] == [3, 1, 0, 2]
+    for u8, thresholds in zip(groups, found, strict=True):
+        assert torch.equal(thresholds, otsu_thresholds(u8))
+    assert otsu_thresholds_of([]) == []
+
+
+@pytest.mark.parametrize("upsample", UPSAMPLES)
+def test_known_thresholds_give_the_same_masks(upsample):
+    maps = random_maps(5)
+    known = otsu_thresholds(to_uint8(maps))
+    sizes = ((96, 128), (60, 80))
+    assert torch.equal(segment(maps, 0.5, *sizes, upsample, known), segment(maps, 0.5, *sizes, upsample))
 
 
 def test_threshold_is_strict():

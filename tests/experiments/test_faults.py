@@ -205,3 +205,19 @@ def test_killed_run_and_two_processes_on_its_store(toy_config, tmp_path):
         text, _ = process.communicate(timeout=120)
         assert process.returncode == 0, text
         same_bytes(tmp_path / "plain_run", tmp_path / name)
+
+
+def test_stored_units_are_readable_by_whom_the_umask_allows(tmp_path):
+    store = Store(tmp_path, {"a": 1}, "x")
+    before = os.umask(0o027)
+    try:
+        store.write(store.unit("000000-a", "rows"), {"t": torch.ones(1)}, {"r": pd.DataFrame({"a": [1]})})
+    finally:
+        os.umask(before)
+    unit = store.unit("000000-a", "rows")
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in (unit, *unit.iterdir())} == {
+        "rows": "0o750",
+        "tensors.safetensors": "0o640",
+        "r.parquet": "0o640",
+        "digests.json": "0o640",
+    }
