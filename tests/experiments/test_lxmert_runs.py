@@ -16,6 +16,7 @@ from hetexp.experiments import lxmert
 from hetexp.experiments.merge import merged_session
 from hetexp.experiments.runner import evaluate
 from hetexp.experiments.session import session_for
+from hetexp.models.lxmert import LxmertAdapter
 
 THREE = "methods=[gae,ours_pos,random]"
 
@@ -71,7 +72,7 @@ def test_batched_perturbation_equals_removal_one_at_a_time(toy_vqa_config, tmp_p
 
 def test_second_run_never_touches_the_model(toy_vqa_config, tmp_path, monkeypatch):
     run_to(toy_vqa_config(THREE), tmp_path / "a")
-    monkeypatch.setattr(lxmert.LxmertAdapter, "trace", lambda *a, **k: pytest.fail("the model ran again"))
+    monkeypatch.setattr(LxmertAdapter, "trace", lambda *a, **k: pytest.fail("the model ran again"))
     run_to(toy_vqa_config(THREE), tmp_path / "b")
     same_bytes(tmp_path / "a", tmp_path / "b")
 

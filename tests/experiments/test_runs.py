@@ -13,7 +13,7 @@ from run_helpers import run_to, same_bytes
 
 from hetexp.attribution import methods as registry
 from hetexp.errors import ConfigError, DataError
-from hetexp.experiments import detr, store
+from hetexp.experiments import detr, detr_attribution, store
 from hetexp.experiments.merge import find_shards, merged_session
 from hetexp.experiments.runner import evaluate
 
@@ -52,8 +52,10 @@ def test_second_run_never_touches_the_model(toy_config, tmp_path, monkeypatch):
 def test_a_missing_method_alone_is_computed(toy_config, tmp_path, monkeypatch):
     run_to(toy_config("method=gae"), tmp_path / "a")
     seen = []
-    original = detr.attribute
-    monkeypatch.setattr(detr, "attribute", lambda trace, table: seen.append(set(table)) or original(trace, table))
+    original = detr_attribution.attribute
+    monkeypatch.setattr(
+        detr_attribution, "attribute", lambda trace, table: seen.append(set(table)) or original(trace, table)
+    )
     run_to(toy_config("methods=[gae,odam]"), tmp_path / "b")
     assert seen
     assert all(names == {"odam"} for names in seen)
