@@ -105,6 +105,7 @@ class Config:
     bootstrap: int = 1000
     shard: Any = None
     progress: bool = True
+    workers: int = 0
     image: str | None = None
     query: Any = None
     question: str | None = None
@@ -187,8 +188,9 @@ def validate(cfg: DictConfig) -> None:
     for key in ("limit", "threads"):
         if cfg[key] is not None and cfg[key] < 1:
             raise ConfigError(f"{key}={cfg[key]} must be at least 1, or null")
-    if cfg.bootstrap < 0:
-        raise ConfigError(f"bootstrap={cfg.bootstrap} must be 0 (off) or positive")
+    for key in ("bootstrap", "workers"):
+        if cfg[key] < 0:
+            raise ConfigError(f"{key}={cfg[key]} must be 0 (off) or positive")
     if not 0 <= cfg.model.keep < 1:
         raise ConfigError(f"model.keep={cfg.model.keep} is a probability: it must lie in [0, 1)")
     if cfg.methods is not None and (not cfg.methods or len(set(cfg.methods)) != len(cfg.methods)):

@@ -52,6 +52,7 @@ SHARES = {
 }
 EPOCHS = 3  # times a round's questions are used, each time with other words and regions left out: drawing them is slow
 TARGETS = ("answer", "label", "role")  # what a batch holds besides the model's inputs
+MIRRORED = ({"left": "right", "right": "left"}, {"above": "below", "below": "above"})  # words, by axis
 MATCH = 0.5  # intersection over union from which a region counts as showing an object
 
 
@@ -145,7 +146,7 @@ class Encoder:
         start = min((place for place in first if place >= 0), default=-1)
         return [0 if place < 0 else 1 if place == start else 2 for place in first] + [0]
 
-    def roles(self, question: dict[str, Any], row: int) -> list[int]:
+    def roles(self, question: dict[str, Any], row: int, mirrored: tuple[bool, bool] = (False, False)) -> list[int]:
         """Return what each region [R] is to the question: 0 nothing; 1 or 2, its first or second noun.
 
         Where the question asks for one more object (on the left, next to another) that is 2. Where it asks for a
@@ -160,7 +161,7 @@ class Encoder:
         if kind == "relation":
             i, j = (i for i, t in enumerate(things) if t.id in question["objects"])
             axis = 0 if {"left", "right"} & set(question["sent"].split()) else 1
-            later = i if things[i].centre[axis] > things[j].centre[axis] else j
+            later = i if (things[i].centre[axis] > things[j].centre[axis]) != mirrored[axis] else j
             return [r + 2 if m == later else r for r, m in zip(role, match, strict=True)]
         if kind in ("what_side", "next_to"):
             deciding = {i for i, t in enumerate(things) if t.id in question["objects"]}
@@ -182,8 +183,12 @@ class Encoder:
         return " ".join(kept)
 
     def batch(self, questions: Sequence[dict[str, Any]], rng: random.Random | None, device: str) -> dict[str, Tensor]:
-        """Return model inputs and targets; with `rng` some idle words and background are left out."""
+        """Return model inputs and targets; with `rng` words and background are left out, scenes mirrored and zoomed."""
         sentences = [self.thinned(q, rng) if rng is not None and rng.random() < 0.15 else q["sent"] for q in questions]
+        mirrored = [(False, False)] * len(questions)
+        if rng is not None:
+            mirrored = [(rng.random() < 0.5, rng.random() < 0.5) for _ in questions]
+            sentences = [mirror_words(s, m) for s, m in zip(sentences, mirrored, strict=True)]
         ids = [torch.tensor(self.tokens(s)) for s in sentences]
         padded = nn.utils.rnn.pad_sequence(ids, batch_first=True)
         rows = torch.tensor([self.row[q["img_id"]] for q in questions])
@@ -195,18 +200,41 @@ class Encoder:
             order = (noise + (self.pool.match[rows] >= 0)).argsort(1, descending=True)
             order = order[:, : rng.choice((18, 22, 36))]
         label = label.gather(1, order)
-        roles = torch.tensor([self.roles(q, row) for q, row in zip(questions, rows.tolist(), strict=True)])
+        roles = torch.tensor([self.roles(q, r, m) for q, r, m in zip(questions, rows.tolist(), mirrored, strict=True)])
+        boxes = self.pool.boxes[rows[:, None], order].float()
+        if rng is not None:
+            boxes = zoomed(mirror_boxes(boxes, torch.tensor(mirrored)), rng)
         tensors = {
             "input_ids": padded,
             "attention_mask": (padded != 0).float(),
             "token_type_ids": torch.zeros_like(padded),
             "visual_feats": self.pool.features[rows[:, None], order].float(),
-            "visual_pos": self.pool.boxes[rows[:, None], order].float(),
+            "visual_pos": boxes,
             "answer": torch.tensor([self.answers[answer_of(q)] for q in questions]),
             "label": label,
             "role": roles.gather(1, order),
         }
         return {key: value.to(device) for key, value in tensors.items()}
+
+
+def mirror_words(sentence: str, mirrored: tuple[bool, bool]) -> str:
+    """The sentence that has the same answer for the mirrored scene."""
+    swapped = {k: v for words, flip in zip(MIRRORED, mirrored, strict=True) if flip for k, v in words.items()}
+    return re.sub(r"\w+", lambda word: swapped.get(word[0], word[0]), sentence)
+
+
+def mirror_boxes(boxes: Tensor, mirrored: Tensor) -> Tensor:
+    """Boxes [B, R, 4] (x1, y1, x2, y2) mirrored along the axes that `mirrored` [B, 2] marks."""
+    low, high = boxes.split(2, -1)
+    flip = mirrored[:, None]
+    return torch.cat((torch.where(flip, 1 - high, low), torch.where(flip, 1 - low, high)), -1)
+
+
+def zoomed(boxes: Tensor, rng: random.Random) -> Tensor:
+    """Half of the scenes [B, R, 4] shrunk and shifted within the image: places change, their relations do not."""
+    scale = torch.tensor([rng.uniform(0.7, 1.0) if rng.random() < 0.5 else 1.0 for _ in boxes])
+    shift = torch.tensor([[rng.random(), rng.random()] for _ in boxes]) * (1 - scale)[:, None]
+    return boxes * scale[:, None, None] + shift.repeat(1, 2)[:, None]
 
 
 # --- model ------------------------------------------------------------------------------------------------------

@@ -49,6 +49,13 @@ def test_second_run_never_touches_the_model(toy_config, tmp_path, monkeypatch):
     same_bytes(tmp_path / "a", tmp_path / "b")
 
 
+def test_worker_processes_give_the_same_bytes(toy_config, tmp_path):
+    given = ("methods=[gae,ours_abs]", "threshold.scale=[1.0,0.3]", "model.submit_unkept=true")
+    run_to(toy_config(*given), tmp_path / "a")
+    run_to(toy_config(*given, "workers=2"), tmp_path / "b")
+    same_bytes(tmp_path / "a", tmp_path / "b")
+
+
 def test_a_missing_method_alone_is_computed(toy_config, tmp_path, monkeypatch):
     run_to(toy_config("method=gae"), tmp_path / "a")
     seen = []

@@ -1,0 +1,156 @@
+"""Masks of all kept detections at one threshold and their COCO scores, in this process or in several."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from typing import Any
+
+import torch
+from pycocotools.coco import COCO
+from torch import Tensor
+
+from hetexp.data.coco import category_of
+from hetexp.evaluation.coco import evaluate_segm
+from hetexp.evaluation.masks import encode, otsu_thresholds_of, segment, to_uint8
+from hetexp.experiments.detr_attribution import DETECTIONS
+from hetexp.experiments.methods import MethodSpec
+from hetexp.experiments.store import Store
+
+Scores = tuple[dict[str, float | None], dict[str, int]]  # COCO's figures, and what was counted on the way
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """One image as evaluation needs it, the same for all methods and scales; sizes are (height, width)."""
+
+    image_id: int
+    size: tuple[int, int]
+    input_size: tuple[int, int]
+    detections: list[tuple[int, int | None, float]]  # row of relevance or -1, COCO category, score
+
+
+def read_images(
+    store: Store,
+    chunks: Sequence[str],
+    categories: dict[int, int | None],
+    labels: Mapping[int, str],
+    unkept: bool,
+) -> tuple[list[StoredImage], int]:
+    """All images of the store in order, with their kept (or all) detections; and how many images were skipped."""
+    images: list[StoredImage] = []
+    skipped = 0
+    for chunk in chunks:
+        tables = store.read(store.unit(chunk, DETECTIONS)).tables
+        skipped += len(tables["skips"])
+        found = tables["detections"]
+        if not unkept:
+            found = found[found["target"] >= 0]
+        of_image: dict[int, list[tuple[int, int | None, float]]] = {}
+        for row in found.itertuples():
+            category = category_of(int(row.label), categories, labels)
+            of_image.setdefault(int(row.image_id), []).append((int(row.target), category, float(row.score)))
+        images += [
+            StoredImage(
+                int(row.image_id),
+                (int(row.height), int(row.width)),
+                (int(row.input_height), int(row.input_width)),
+                of_image.get(int(row.image_id), []),
+            )
+            for row in tables["images"].itertuples()
+        ]
+    return images, skipped
+
+
+class Scorer:
+    """Scores one method at one Otsu scale from the store; remembers the thresholds of the method it saw last."""
+
+    def __init__(
+        self, store: Store, chunks: Sequence[str], images: Sequence[StoredImage], coco: COCO, upsample: str
+    ) -> None:
+        self.store, self.chunks, self.images, self.coco, self.upsample = store, chunks, images, coco, upsample
+        self._known: tuple[str, dict[int, Tensor]] = ("", {})
+
+    def __call__(self, spec: MethodSpec, scale: float) -> Scores:
+        submitted, counts = self._submit(spec, scale, self._thresholds(spec))
+        return evaluate_segm(self.coco, submitted, [image.image_id for image in self.images]), counts
+
+    def _relevance(self, spec: MethodSpec) -> Iterator[dict[str, Tensor]]:
+        """Chunk by chunk, a method's relevance [k, h, w] by image id."""
+        for chunk in self.chunks:
+            yield self.store.read(self.store.unit(chunk, spec.name, spec.settings)).tensors
+
+    def _thresholds(self, spec: MethodSpec) -> dict[int, Tensor]:
+        """Otsu's threshold of every map of a method, by image: the same at all scales."""
+        if self._known[0] != spec.name:
+            found: dict[int, Tensor] = {}
+            for tensors in self._relevance(spec):
+                groups = [to_uint8(_finite(relevance)[0]) for relevance in tensors.values()]
+                found |= zip(map(int, tensors), otsu_thresholds_of(groups), strict=True)
+            self._known = spec.name, found
+        return self._known[1]
+
+    def _submit(
+        self, spec: MethodSpec, scale: float, thresholds: dict[int, Tensor]
+    ) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """Detections in COCO's result form, and what was counted on the way."""
+        submitted: list[dict[str, Any]] = []
+        counts = {"no_kept_query": 0, "not_finite": 0, "empty_masks": 0, "masks": 0}
+        following = iter(self.images)
+        for tensors in self._relevance(spec):
+            for image in islice(following, len(tensors)):
+                clean, spoilt = _finite(tensors[str(image.image_id)])
+                masks = segment(clean, scale, image.input_size, image.size, self.upsample, thresholds[image.image_id])
+                counts["not_finite"] += spoilt
+                counts["no_kept_query"] += len(masks) == 0
+                counts["masks"] += len(masks)
+                counts["empty_masks"] += int((~masks.flatten(1).any(1)).sum())
+                codes = encode(masks)
+                submitted += [
+                    {
+                        "image_id": image.image_id,
+                        "category_id": category,
+                        "segmentation": codes[target] if target >= 0 else _empty(image.size),
+                        "score": score,
+                    }
+                    for target, category, score in image.detections
+                ]
+        return submitted, counts
+
+
+def _finite(relevance: Tensor) -> tuple[Tensor, int]:
+    """Maps [k, h, w] with those that are not finite set to 0, which gives empty masks; and how many those are."""
+    finite = relevance.flatten(1).isfinite().all(1)
+    return torch.where(finite[:, None, None], relevance, 0), int((~finite).sum())
+
+
+@cache
+def _empty(size: tuple[int, int]) -> dict[str, Any]:
+    return encode(torch.zeros(1, *size, dtype=torch.bool))[0]
+
+
+def scored(scorer: Scorer, wanted: Sequence[tuple[MethodSpec, float]], workers: int) -> Iterator[Scores]:
+    """Scores in the order asked for; with workers > 0 computed by as many processes."""
+    if workers == 0:
+        yield from (scorer(spec, scale) for spec, scale in wanted)
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process that has used CUDA or threads is not safe
+    with ProcessPoolExecutor(min(workers, len(wanted)), context, initializer=_start, initargs=(scorer,)) as pool:
+        yield from pool.map(_work, *zip(*wanted, strict=True))
+
+
+_of_worker: Scorer  # set in worker processes only
+
+
+def _start(scorer: Scorer) -> None:
+    global _of_worker
+    _of_worker = scorer
+    torch.set_num_threads(1)
+
+
+def _work(spec: MethodSpec, scale: float) -> Scores:
+    return _of_worker(spec, scale)
