@@ -292,7 +292,9 @@ def card_of(figures: dict[str, float], trainer: Trainer, scenes: int, measured: 
         for i, p in enumerate(trainer.parts)
     ]
     commands = "\n".join(lines)
-    groups = ", then ".join(f"{p['groups']} (no-object weight {p['no_object']:g})" for p in trainer.parts)
+    groups = ", then ".join(
+        dict.fromkeys(f"{p['groups']} (no-object weight {p['no_object']:g})" for p in trainer.parts)
+    )
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -325,7 +327,8 @@ recall count a query as right at IoU 0.5 with the right class):
 1. {scenes:,} training scenes (seed {args.seed}; the validation scenes have another) and their mirror images.
 2. Backbone: per stride-16 cell the majority class, the classes present and the patches covered by the majority object;
    batch normalisation trainable; {backbone_images:,} images in {backbone_minutes:g} minutes; then frozen.
-3. Transformer: DETR's own loss with auxiliary losses; groups of queries in training, of which one is kept: {groups};
+3. Transformer: DETR's own loss with auxiliary losses; groups of queries in training, of which one is kept:
+   {groups};
    AdamW, batch {args.batch}, learning rate {args.lr:g} falling linearly to 0 after {100 * args.constant:.0f} % of the
    time, moving average of weights; {trainer.step:,} steps, {seen:,} images in {trainer.seconds / 60:.0f} minutes on
    {device}.
