@@ -56,12 +56,12 @@ def write_model(folder: Path) -> None:
     DetrImageProcessorPil(size={"shortest_edge": 96, "longest_edge": 128}).save_pretrained(folder)
 
 
-def write_scenes(root: Path) -> None:
+def write_scenes(root: Path, count: int = IMAGES) -> None:
     """Random images with one object each."""
     rng = np.random.default_rng(0)
     (root / "images").mkdir(parents=True)
     images, annotations = [], []
-    for i in range(IMAGES):
+    for i in range(count):
         height, width = [(120, 160), (160, 120), (128, 128)][i % 3]
         Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)).save(root / f"images/{i:03d}.png")
         images.append({"id": i, "file_name": f"{i:03d}.png", "width": width, "height": height})
