@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -168,12 +169,27 @@ def scales(cfg: DictConfig) -> list[float]:
     return out
 
 
+def _known_keys(cfg: DictConfig, schema: DictConfig, above: str = "") -> None:
+    """Refuse keys that nothing reads: Hydra's `+key=value` adds any, mistyped ones too."""
+    known = [str(key) for key in schema]  # unlike `in`, with those that have no value yet
+    for key in map(str, cfg):
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {above}{near[0]}?" if near else f"known here: {', '.join(known)}"
+            raise ConfigError(f"unknown key {above}{key}: {hint}")
+        if OmegaConf.is_config(schema._get_node(key)) and not OmegaConf.is_missing(schema, key):
+            inner = schema[key]
+            if isinstance(inner, DictConfig) and OmegaConf.get_type(inner) is not dict:
+                _known_keys(cfg[key], inner, f"{above}{key}.")
+
+
 def validate(cfg: DictConfig) -> None:
     """Check what the types alone do not.
 
     Raises:
         ConfigError: naming the key, its value and what is expected.
     """
+    _known_keys(cfg, OmegaConf.structured(Config))
     if OmegaConf.is_missing(cfg.data, "root"):
         raise ConfigError(f"data.root is not set: name the folder that holds {cfg.data.name}, e.g. data.root=/data")
     scales(cfg)

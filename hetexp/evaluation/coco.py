@@ -131,7 +131,8 @@ def _evaluate(
     if thresholds.ndim != 1 or len(thresholds) == 0 or not ((thresholds > 0) & (thresholds <= 1)).all():
         raise InputError(f"IoU thresholds must be numbers in (0, 1], got {list(iou_thresholds)}")
     # COCOeval writes into the annotations (polygons become run lengths), so it gets shallow copies of those it needs.
-    truth = [dict(annotation) for annotation in coco_gt.loadAnns(coco_gt.getAnnIds(imgIds=ids))]
+    # Without images pycocotools would take all annotations there are.
+    truth = [dict(annotation) for annotation in coco_gt.loadAnns(coco_gt.getAnnIds(imgIds=ids))] if ids else []
     with contextlib.redirect_stdout(io.StringIO()):
         run = COCOeval(_as_coco(coco_gt, ids, truth), _as_coco(coco_gt, ids, detections), kind)
         run.params.iouThrs = thresholds

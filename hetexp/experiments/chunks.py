@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from hetexp.errors import DataError
 from hetexp.experiments.store import content_hash
+
+log = logging.getLogger("hetexp")
 
 Item = TypeVar("Item")
 
@@ -42,6 +46,19 @@ def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """Consecutive groups of at most `size` items."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def report_skips(kind: str, used: int, reasons: Sequence[str]) -> None:
+    """Say what of the store was skipped, when it was computed or now.
+
+    Raises:
+        DataError: if nothing is left to evaluate.
+    """
+    if not reasons:
+        return
+    if used == 0:
+        raise DataError(f"all {len(reasons)} {kind} were skipped, nothing is left to evaluate; the first: {reasons[0]}")
+    log.warning("%d of %d %s are skipped; the first: %s", len(reasons), used + len(reasons), kind, reasons[0])
 
 
 def progress_bar(enabled: bool) -> Progress:

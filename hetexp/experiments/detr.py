@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import logging
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -14,12 +15,14 @@ from PIL.Image import Image, fromarray
 from hetexp.config import scales
 from hetexp.data.coco import category_ids
 from hetexp.evaluation.masks import segment
-from hetexp.experiments.chunks import progress_bar
+from hetexp.experiments.chunks import progress_bar, report_skips
 from hetexp.experiments.detr_attribution import DETECTIONS, Job, attribute_all, prepare
 from hetexp.experiments.detr_scores import Scorer, read_images, scored
 from hetexp.experiments.merge import write_manifest
 from hetexp.experiments.session import Session
 from hetexp.models.detr import DetrAdapter
+
+log = logging.getLogger("hetexp")
 
 METRICS = ("AP", "AP_medium", "AP_large", "AR", "AR_medium", "AR_large")
 
@@ -31,6 +34,7 @@ def evaluate_all(session: Session, job: Job) -> list[dict[str, Any]]:
     labels = category_ids(adapter.labels, job.scenes.coco)
     chunks = [chunk.name for chunk in job.chunks]
     images, skipped = read_images(job.store, chunks, labels, adapter.labels, session.cfg.model.submit_unkept)
+    report_skips("images", len(images), skipped)
     scorer = Scorer(job.store, chunks, images, job.scenes.coco, session.cfg.threshold.upsample)
     wanted = [(spec, scale) for spec in session.methods for scale in scales(session.cfg)]
     rows: list[dict[str, Any]] = []
@@ -48,8 +52,10 @@ def evaluate_all(session: Session, job: Job) -> list[dict[str, Any]]:
                         "n": len(images),
                     }
                 )
-            counts = {"images": len(images), "skipped_images": skipped, **counts}
+            counts = {"images": len(images), "skipped_images": len(skipped), **counts}
             session.facts.setdefault("counts", {})[f"{spec.name}@{scale:g}"] = counts
+            if counts["masks"] == 0:
+                log.warning("%s: no image has a detection with p > model.keep=%g", spec.name, session.cfg.model.keep)
             progress.advance(task)
     return rows
 

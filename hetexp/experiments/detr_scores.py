@@ -40,13 +40,13 @@ def read_images(
     categories: dict[int, int | None],
     labels: Mapping[int, str],
     unkept: bool,
-) -> tuple[list[StoredImage], int]:
-    """All images of the store in order, with their kept (or all) detections; and how many images were skipped."""
+) -> tuple[list[StoredImage], list[str]]:
+    """All images of the store in order, with their kept (or all) detections; and why others were skipped."""
     images: list[StoredImage] = []
-    skipped = 0
+    skipped: list[str] = []
     for chunk in chunks:
         tables = store.read(store.unit(chunk, DETECTIONS)).tables
-        skipped += len(tables["skips"])
+        skipped += tables["skips"]["reason"].tolist()
         found = tables["detections"]
         if not unkept:
             found = found[found["target"] >= 0]

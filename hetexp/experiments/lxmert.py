@@ -18,6 +18,7 @@ from hetexp.data.vqa import (
 from hetexp.errors import DataError
 from hetexp.evaluation.perturbation import FRACTIONS, PANELS, soft_scores
 from hetexp.evaluation.statistics import bootstrap_interval, trapezoid_auc
+from hetexp.experiments.chunks import report_skips
 from hetexp.experiments.lxmert_attribution import QUESTIONS, Job, attribute_all, prepare
 from hetexp.experiments.merge import write_manifest
 from hetexp.experiments.methods import MethodSpec
@@ -34,12 +35,13 @@ class Outcome:
     text: list[Tensor]
     image: list[Tensor]
     boxes: list[Tensor]
-    skipped: int
+    skipped: list[str]  # why
 
 
 def read_outcome(job: Job, spec: MethodSpec) -> Outcome:
     """Join the chunks of one method, in item order."""
-    tables, answers, skipped = [], [], 0
+    tables, answers = [], []
+    skipped: list[str] = []
     text: list[Tensor] = []
     image: list[Tensor] = []
     boxes: list[Tensor] = []
@@ -47,7 +49,7 @@ def read_outcome(job: Job, spec: MethodSpec) -> Outcome:
         rows = job.store.read(job.store.unit(chunk.name, QUESTIONS))
         unit = job.store.read(job.store.unit(chunk.name, spec.name, spec.settings))
         frame = rows.tables["questions"]
-        skipped += len(rows.tables["skips"])
+        skipped += rows.tables["skips"]["reason"].tolist()
         tables.append(frame)
         answers.append(unit.tensors["answers"].numpy())
         lengths, regions = [len(json.loads(t)) for t in frame["tokens"]], frame["n_regions"].tolist()
@@ -67,6 +69,7 @@ def evaluate_all(session: Session, job: Job) -> list[dict[str, Any]]:
         score = _scorer(session.cfg.data.score, outcome.questions, job.answers)
         everything = np.arange(len(usable))
         if not rows:  # the model's own accuracy stands beside every AUC, once
+            report_skips("questions", len(usable), outcome.skipped)
             own = score(everything, outcome.questions["predicted"].to_numpy()[:, None])[:, 0]
             rows.append(_mean_row(session, session.row(None), "", "accuracy", own))
         kept = np.flatnonzero(usable)
@@ -76,7 +79,7 @@ def evaluate_all(session: Session, job: Job) -> list[dict[str, Any]]:
         rows += _truth_rows(session, base, outcome)
         session.facts.setdefault("counts", {})[spec.name] = {
             "questions": len(usable),
-            "skipped_questions": outcome.skipped,
+            "skipped_questions": len(outcome.skipped),
             "not_finite": int((~usable).sum()),
         }
     return rows

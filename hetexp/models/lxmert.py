@@ -68,12 +68,14 @@ class LxmertAdapter:
         """
         if self.tokenizer is None:
             raise ConfigError("this LXMERT was built without a tokenizer: load it with hetexp.load_model")
-        ids = list(self.tokenizer(question)["input_ids"])
-        if len(ids) <= 2:
-            raise InputError(f"question {question!r} has no token besides CLS and SEP: ask something")
+        ids = list(self.tokenizer(question, verbose=False)["input_ids"])  # its own remark on length misleads here
+        if set(ids) <= set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}:
+            raise InputError(f"question {question!r} has no word besides special tokens: ask something")
         limit = self.model.config.max_position_embeddings
         if len(ids) > limit:
-            raise InputError(f"question has {len(ids)} tokens, this model takes at most {limit}: {question[:60]!r}...")
+            raise InputError(
+                f"question has {len(ids)} tokens, this model takes at most {limit}: shorten {question[:60]!r}..."
+            )
         return ids
 
     def offsets(self, question: str) -> list[tuple[int, int]]:

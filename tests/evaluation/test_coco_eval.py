@@ -114,6 +114,7 @@ def test_no_detections_give_zero_and_no_truth_gives_none():
     assert nothing["AP"] == nothing["AR"] == nothing["AP_large"] == nothing["AP20"] == 0.0
     assert nothing["AP_medium"] is None
     assert set(evaluate_segm(coco, [], [2]).values()) == {None}
+    assert set(evaluate_segm(coco, [], []).values()) == {None}  # no image is not all images
 
 
 def test_labels_that_are_no_category_do_not_count():

@@ -242,3 +242,24 @@ def test_earlier_results_survive_a_failing_run(toy_config, tmp_path):
         run_to(toy_config("method=gae", "data.annotations=none.json"), tmp_path / "run")
     assert (tmp_path / "run" / "results.csv").read_bytes() == before
     assert Path(tmp_path / "run" / "results.md").is_file()
+
+
+def test_a_run_without_any_usable_image_says_so(toy_config, toy_scenes, tmp_path):
+    for path in (toy_scenes / "images").iterdir():
+        path.write_bytes(b"not an image")
+    for _ in range(2):  # the second run reads the skips from the store
+        with pytest.raises(DataError, match=r"all 7 images were skipped.*000\.png is damaged"):
+            run_to(toy_config("method=gae"), tmp_path / "a")
+    assert not (tmp_path / "a" / "results.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+treshold.scale=1", r"unknown key treshold: did you mean threshold\?"),
+        ("+threshold.scal=1", r"unknown key threshold\.scal: did you mean threshold\.scale\?"),
+    ],
+)
+def test_mistyped_keys_are_refused(toy_config, tmp_path, override, message):
+    with pytest.raises(ConfigError, match=message):
+        run_to(toy_config("method=gae", override), tmp_path / "a")

@@ -13,8 +13,10 @@ from hetexp.attribution.homologous import Homologous
 from hetexp.attribution.methods import METHODS, attribute
 from hetexp.attribution.ours import Ours
 from hetexp.errors import ConfigError, InputError
+from hetexp.models.load import load_model
 from hetexp.models.lxmert import LxmertAdapter
 from hetexp.models.lxmert_parts import answer, encode_regions, encode_texts
+from hetexp.paths import asset
 from hetexp.targets import Difference, Logit
 
 ALL = {
@@ -168,3 +170,18 @@ def test_bad_input(adapter: LxmertAdapter) -> None:
         adapter.trace(question(6, 5), [[Logit()]], odam_feature="pixels")
     with pytest.raises(ConfigError, match="without a tokenizer"):
         adapter.tokenize("is there a zebra?")
+
+
+@pytest.mark.parametrize("sentence", ["", "   ", "[CLS] [SEP]", "[PAD]", "[MASK] [SEP]"])
+def test_questions_without_words_are_refused(sentence: str) -> None:
+    shipped = load_model("lxmert", asset("lxmert"))
+    with pytest.raises(InputError, match="has no word besides special tokens"):
+        shipped.tokenize(sentence)
+    assert len(shipped.tokenize("gnu?")) == 4  # an unknown word is a word
+
+
+def test_long_questions_are_refused_without_other_remarks(capfd: pytest.CaptureFixture[str]) -> None:
+    shipped = load_model("lxmert", asset("lxmert"))
+    with pytest.raises(InputError, match=r"has 82 tokens, this model takes at most 64: shorten 'zebra"):
+        shipped.tokenize("zebra " * 80)
+    assert "Token indices" not in capfd.readouterr().err
