@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from hetexp.errors import DataError, HetexpError
+from hetexp.paths import PACKAGE
 from hetexp.reporting import gallery, perturbation, tables
 from hetexp.reporting.claims import FAILS, HOLDS, counts, measured_order, order_text
 from hetexp.reporting.figures import curves, detections, questions
@@ -184,7 +185,9 @@ def run_provenance(title: str, run: Run, outputs: Path) -> dict[str, Any]:
         found.append(("machine", ", ".join(f"{k} {v}" for k, v in facts["machine"].items())))
     if facts.get("versions"):
         found.append(("versions", ", ".join(f"{k} {v}" for k, v in facts["versions"].items())))
-    return {"title": title, "facts": found, "config": OmegaConf.to_yaml(run.config) if run.config else ""}
+    config = OmegaConf.to_yaml(run.config) if run.config else ""
+    config = config.replace(f"{PACKAGE.parent}/", "")  # where it is installed is nobody's business
+    return {"title": title, "facts": found, "config": config}
 
 
 def _job_facts(run: Run) -> dict[str, Any]:
