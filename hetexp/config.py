@@ -177,10 +177,9 @@ def _known_keys(cfg: DictConfig, schema: DictConfig, above: str = "") -> None:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {above}{near[0]}?" if near else f"known here: {', '.join(known)}"
             raise ConfigError(f"unknown key {above}{key}: {hint}")
-        if OmegaConf.is_config(schema._get_node(key)) and not OmegaConf.is_missing(schema, key):
-            inner = schema[key]
-            if isinstance(inner, DictConfig) and OmegaConf.get_type(inner) is not dict:
-                _known_keys(cfg[key], inner, f"{above}{key}.")
+        inner = None if OmegaConf.is_missing(schema, key) else schema[key]
+        if isinstance(inner, DictConfig) and OmegaConf.get_type(inner) is not dict:
+            _known_keys(cfg[key], inner, f"{above}{key}.")
 
 
 def validate(cfg: DictConfig) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,9 +20,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 import hetexp.cli  # noqa: F401  (registers the configuration's schema)
+from hetexp.data.regions import Regions
 from hetexp.evaluation.perturbation import FRACTIONS, PANELS, n_kept
 from hetexp.experiments.lxmert import read_outcome
-from hetexp.experiments.lxmert_attribution import Job, prepare
+from hetexp.experiments.lxmert_attribution import prepare
 from hetexp.experiments.session import session_for
 from hetexp.models.lxmert import LxmertAdapter
 from hetexp.paths import conf_dir
@@ -44,11 +44,10 @@ def inputs(text: Tensor, image: Tensor, panel: str, fraction: float) -> tuple[li
     return [0, *(i + 1 for i in inner), last], list(range(len(image)))
 
 
-def logits(adapter: LxmertAdapter, job: Job, image: str, ids: Tensor, text: Sequence[int], kept: list[int]) -> Tensor:
+def logits(adapter: LxmertAdapter, ids: Tensor, regions: Regions, text: list[int], kept: list[int]) -> Tensor:
     """Answer logits of one input alone."""
-    found = job.regions.regions(image)
-    features, boxes = torch.from_numpy(found.features), torch.from_numpy(found.boxes)
-    given = {"input_ids": ids[list(text)], "visual_feats": features[kept], "visual_pos": boxes[kept]}
+    features, boxes = torch.from_numpy(regions.features), torch.from_numpy(regions.boxes)
+    given = {"input_ids": ids[text], "visual_feats": features[kept], "visual_pos": boxes[kept]}
     return adapter.predict({key: value[None] for key, value in given.items()})[0]
 
 
@@ -81,6 +80,7 @@ def main() -> None:
         for row in progress.track(rows, description="questions"):
             question = questions[row]
             ids = torch.tensor(adapter.tokenize(question.sent))
+            regions = job.regions.regions(question.img_id)
             known: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, float]] = {}
             for name, outcome in outcomes.items():
                 for p, panel in enumerate(PANELS):
@@ -88,7 +88,7 @@ def main() -> None:
                         text, kept = inputs(outcome.text[row], outcome.image[row], panel, fraction)
                         key = tuple(text), tuple(kept)
                         if key not in known:
-                            best = logits(adapter, job, question.img_id, ids, text, kept).topk(2)
+                            best = logits(adapter, ids, regions, text, kept).topk(2)
                             known[key] = int(best.indices[0]), float(best.values[0] - best.values[1])
                             passes += 1
                         answer, gap = known[key]

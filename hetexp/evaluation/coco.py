@@ -140,12 +140,14 @@ def _evaluate(
         # One category at a time, or what COCOeval keeps of all images would grow to hundreds of megabytes.
         # Categories without ground truth never count (COCO's -1), nor do images that know nothing of a category:
         # leaving them out changes no number and saves most of the time.
+        knowing: dict[int, set[int]] = {annotation["category_id"]: set() for annotation in truth}
+        for record in (*truth, *detections):
+            if record["category_id"] in knowing:
+                knowing[record["category_id"]].add(record["image_id"])
         precisions, recalls = [], []
-        for category in sorted({annotation["category_id"] for annotation in truth}):
+        for category, image_ids in sorted(knowing.items()):
             run.params.catIds = [category]
-            run.params.imgIds = sorted(
-                {record["image_id"] for record in (*truth, *detections) if record["category_id"] == category}
-            )
+            run.params.imgIds = sorted(image_ids)
             run.evaluate()
             run.accumulate()
             precisions.append(run.eval["precision"][..., -1])

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,44 +68,32 @@ def read_images(
 
 
 class Scorer:
-    """Scores one method at one Otsu scale from the store; remembers the thresholds of the method it saw last."""
+    """Scores one method at one Otsu scale from the store; remembers Otsu's thresholds, the same at all scales."""
 
     def __init__(
         self, store: Store, chunks: Sequence[str], images: Sequence[StoredImage], coco: COCO, upsample: str
     ) -> None:
         self.store, self.chunks, self.images, self.coco, self.upsample = store, chunks, images, coco, upsample
-        self._known: tuple[str, dict[int, Tensor]] = ("", {})
+        self._thresholds: dict[Path, list[Tensor]] = {}  # of a unit's images, in their order
 
     def __call__(self, spec: MethodSpec, scale: float) -> Scores:
-        submitted, counts = self._submit(spec, scale, self._thresholds(spec))
+        submitted, counts = self._submit(spec, scale)
         return evaluate_segm(self.coco, submitted, [image.image_id for image in self.images]), counts
 
-    def _relevance(self, spec: MethodSpec) -> Iterator[dict[str, Tensor]]:
-        """Chunk by chunk, a method's relevance [k, h, w] by image id."""
-        for chunk in self.chunks:
-            yield self.store.read(self.store.unit(chunk, spec.name, spec.settings)).tensors
-
-    def _thresholds(self, spec: MethodSpec) -> dict[int, Tensor]:
-        """Otsu's threshold of every map of a method, by image: the same at all scales."""
-        if self._known[0] != spec.name:
-            found: dict[int, Tensor] = {}
-            for tensors in self._relevance(spec):
-                groups = [to_uint8(_finite(relevance)[0]) for relevance in tensors.values()]
-                found |= zip(map(int, tensors), otsu_thresholds_of(groups), strict=True)
-            self._known = spec.name, found
-        return self._known[1]
-
-    def _submit(
-        self, spec: MethodSpec, scale: float, thresholds: dict[int, Tensor]
-    ) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    def _submit(self, spec: MethodSpec, scale: float) -> tuple[list[dict[str, Any]], dict[str, int]]:
         """Detections in COCO's result form, and what was counted on the way."""
         submitted: list[dict[str, Any]] = []
         counts = {"no_kept_query": 0, "not_finite": 0, "empty_masks": 0, "masks": 0}
         following = iter(self.images)
-        for tensors in self._relevance(spec):
-            for image in islice(following, len(tensors)):
-                clean, spoilt = _finite(tensors[str(image.image_id)])
-                masks = segment(clean, scale, image.input_size, image.size, self.upsample, thresholds[image.image_id])
+        for chunk in self.chunks:
+            unit = self.store.unit(chunk, spec.name, spec.settings)
+            tensors = self.store.read(unit).tensors
+            images = list(islice(following, len(tensors)))
+            maps = [_finite(tensors[str(image.image_id)]) for image in images]
+            if unit not in self._thresholds:
+                self._thresholds[unit] = otsu_thresholds_of([to_uint8(clean) for clean, _ in maps])
+            for image, (clean, spoilt), thresholds in zip(images, maps, self._thresholds[unit], strict=True):
+                masks = segment(clean, scale, image.input_size, image.size, self.upsample, thresholds)
                 counts["not_finite"] += spoilt
                 counts["no_kept_query"] += len(masks) == 0
                 counts["masks"] += len(masks)
