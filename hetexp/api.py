@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from hetexp.attribution.methods import Method, attribute, method_table
+from hetexp.attribution.methods import Method, attribute, method_table, observe
 from hetexp.errors import InputError
 from hetexp.models.load import AnyAdapter
 from hetexp.models.trace import Target
@@ -45,5 +45,5 @@ def explain(
     if batch != 1:
         raise InputError(f"explain takes one input at a time, got a batch of {batch}")
     wanted: Sequence[Target] = [Logit()] if targets is None else targets if isinstance(targets, Sequence) else [targets]
-    (trace,) = adapter.trace(inputs, [wanted], odam_feature=odam_feature)
+    (trace,) = observe(adapter, inputs, [wanted], table, odam_feature)
     return attribute(trace, table)

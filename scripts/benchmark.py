@@ -37,7 +37,7 @@ from torch import Tensor
 from transformers import DetrConfig, DetrForObjectDetection, LxmertConfig, LxmertForQuestionAnswering, ResNetConfig
 
 import hetexp.cli  # noqa: F401  (registers the configuration's schema)
-from hetexp.attribution.methods import attribute, method_table
+from hetexp.attribution.methods import attribute, method_table, observe
 from hetexp.evaluation.perturbation import variants
 from hetexp.experiments.perturb import Sample, answer_variants, full_batch
 from hetexp.experiments.runner import evaluate
@@ -74,8 +74,9 @@ def build(size: str) -> tuple[DetrForObjectDetection, Tensor]:
 
 def ours(model: DetrForObjectDetection, pixels: Tensor, targets: int, methods: tuple[str, ...]) -> dict[str, Tensor]:
     adapter = DetrAdapter(model)
-    (trace,) = adapter.trace({"pixel_values": pixels}, [[Logit(0, q) for q in range(targets)]])
-    return {name: found["image"] for name, found in attribute(trace, method_table(methods)).items()}
+    table = method_table(methods)
+    (trace,) = observe(adapter, {"pixel_values": pixels}, [[Logit(0, q) for q in range(targets)]], table)
+    return {name: found["image"] for name, found in attribute(trace, table).items()}
 
 
 # -- the reference's way ---------------------------------------------------------------------------------------

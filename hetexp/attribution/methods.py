@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -15,7 +15,7 @@ from hetexp.attribution.gae import Gae
 from hetexp.attribution.odam import Odam
 from hetexp.attribution.ours import Ours
 from hetexp.errors import ConfigError
-from hetexp.models.trace import AttentionTrace
+from hetexp.models.trace import Adapter, AttentionTrace, Target
 
 
 class Method(Protocol):
@@ -54,6 +54,18 @@ def get_method(name: str) -> Method:
     if name not in METHODS:
         raise ConfigError(f"unknown method {name!r}. Available methods: {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def observe(
+    adapter: Adapter,
+    inputs: Mapping[str, Tensor],
+    targets: Sequence[Sequence[Target]],
+    methods: Mapping[str, Method],
+    odam_feature: str | None = None,
+) -> list[AttentionTrace]:
+    """Traces of a batch that hold what these methods read, and nothing that costs more."""
+    features = any(isinstance(m, Odam) for m in methods.values())
+    return adapter.trace(inputs, targets, odam_feature=odam_feature, features=features)
 
 
 def attribute(

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from hetexp.attribution.corrections import CorrectedMaps
+from hetexp.errors import InputError
 from hetexp.models.trace import AttentionTrace
 
 
@@ -19,4 +20,6 @@ class Odam:
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every source for the explained tokens, [k, N] each."""
+        if not trace.features:
+            raise InputError("ODAM reads features, and this trace was taken without them: trace with features=True")
         return {s: (trace.features[s].gradient * trace.features[s].activation).sum(-1).relu() for s in trace.sources}

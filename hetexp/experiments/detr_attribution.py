@@ -11,7 +11,7 @@ import pandas as pd
 from PIL.Image import Image
 from torch import Tensor
 
-from hetexp.attribution.methods import attribute
+from hetexp.attribution.methods import attribute, observe
 from hetexp.data.coco import CocoScenes, ItemError, SceneItem
 from hetexp.experiments.chunks import Chunk, batches, make_chunks, owned, progress_bar
 from hetexp.experiments.session import Session
@@ -72,6 +72,7 @@ def _attribute_chunk(
     adapter, cfg = session.adapter, session.cfg
     assert isinstance(adapter, DetrAdapter)
     target = automatic(cfg.target.name)
+    methods = {s.name: s.method for s in missing}
     images: list[dict[str, Any]] = []
     detections: list[dict[str, Any]] = []
     skips: list[dict[str, Any]] = []
@@ -86,7 +87,7 @@ def _attribute_chunk(
 
     def compute(batch: Sequence[tuple[SceneItem, Image]]) -> list[_Explained]:
         inputs = adapter.prepare([image for _, image in batch])
-        traces = adapter.trace(inputs, [[target]] * len(batch), odam_feature=cfg.model.odam_feature)
+        traces = observe(adapter, inputs, [[target]] * len(batch), methods, cfg.model.odam_feature)
         out = []
         for (item, image), trace, mask in zip(batch, traces, inputs["pixel_mask"], strict=True):
             rows, columns = (int(n) for n in _valid(mask))
@@ -98,7 +99,7 @@ def _attribute_chunk(
                 "input_width": columns,
                 "kept": trace.n_targets,
             }
-            maps = attribute(trace, {s.name: s.method for s in missing})
+            maps = attribute(trace, methods)
             cropped = {name: _crop(m["image"], trace).float().cpu() for name, m in maps.items()}
             out.append(_Explained(row, _detection_rows(item.image_id, trace), cropped))
         return out

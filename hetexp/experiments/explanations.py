@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hetexp.attribution.methods import Method, attribute
+from hetexp.attribution.methods import Method, attribute, observe
 from hetexp.errors import DataError, InputError
 from hetexp.evaluation.masks import otsu_thresholds, segment, to_uint8
 from hetexp.models.detr import DetrAdapter
@@ -87,7 +87,7 @@ def explain_detections(
     if not found:
         raise InputError("there is no detection to explain: lower model.keep, or take another image")
     inputs = adapter.prepare([image])
-    (trace,) = adapter.trace(inputs, [targets], odam_feature=odam_feature)
+    (trace,) = observe(adapter, inputs, [targets], methods, odam_feature)
     maps = {name: m["image"].float().cpu() for name, m in attribute(trace, methods).items()}
     input_size = tuple(inputs["pixel_values"].shape[-2:])
     masks = {
@@ -164,7 +164,7 @@ def explain_answer(
     """
     inputs = question_inputs(adapter, question, features, boxes)
     _, top = answer(adapter, inputs)
-    (trace,) = adapter.trace(inputs, [list(targets.values())], odam_feature=odam_feature)
+    (trace,) = observe(adapter, inputs, [list(targets.values())], methods, odam_feature)
     found = attribute(trace, methods)
     relevance = {}
     for row, target in enumerate(targets):

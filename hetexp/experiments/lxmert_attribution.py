@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hetexp.attribution.methods import attribute
+from hetexp.attribution.methods import attribute, observe
 from hetexp.data.coco import ItemError
 from hetexp.data.regions import RegionStore, open_regions
 from hetexp.data.vqa import (
@@ -131,14 +131,15 @@ def _attribute_chunk(
             skips.append({"question_id": str(question.question_id), "reason": str(error)})
     samples = [s for _, s in usable]
     target = automatic(cfg.target.name)
+    methods = {s.name: s.method for s in missing}
     relevance: dict[str, list[dict[str, Tensor]]] = {s.name: [] for s in missing}
     predicted: list[int] = []
 
     def compute(batch: Sequence[Sample]) -> list[tuple[int, dict[str, dict[str, Tensor]]]]:
-        traces = adapter.trace(full_batch(batch), [[target]] * len(batch), odam_feature=cfg.model.odam_feature)
+        traces = observe(adapter, full_batch(batch), [[target]] * len(batch), methods, cfg.model.odam_feature)
         out = []
         for sample, trace in zip(batch, traces, strict=True):
-            found = attribute(trace, {s.name: s.method for s in missing})
+            found = attribute(trace, methods)
             maps = {}
             for name, streams in found.items():
                 text = streams["text"][0, : len(sample.input_ids)].float().cpu()

@@ -28,24 +28,30 @@ class Sample:
     image: str = ""  # samples of one image share their regions
 
 
+def tokens_at_once(device: torch.device) -> int:
+    """Tokens of one batch: few enough for activations that stay in a cache, or many to keep an accelerator busy."""
+    return 2048 if device.type == "cpu" else 2**15
+
+
 def answer_variants(
     adapter: LxmertAdapter,
     samples: Sequence[Sample],
     wanted: Sequence[Iterable[Variant]],
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     run: Halving | None = None,
 ) -> list[dict[Variant, int]]:
     """Top-1 answer of every distinct variant of every sample.
 
     Args:
         wanted: per sample the variants to answer; repeated ones run once.
-        batch_tokens: tokens of one padded batch, at most.
+        batch_tokens: tokens of one padded batch, at most; by default what suits the device.
         run: how batches that do not fit into memory are treated.
 
     Returns:
         per sample: variant -> index of the answer with the largest logit.
     """
     run = run or Halving("lower batch_tokens")
+    batch_tokens = batch_tokens or tokens_at_once(adapter.device)
     jobs = [(row, v) for row, variants in enumerate(wanted) for v in dict.fromkeys(variants)]
     text_keys = {job: (job[0], job[1].text) for job in jobs}
     region_keys = {job: (samples[job[0]].image or job[0], job[1].regions) for job in jobs}

@@ -28,6 +28,7 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
     ) -> tuple[Tensor, Tensor]:
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()  # what batched products want
         scores = torch.matmul(query * scaling, key.transpose(-1, -2))
         if mask is not None:
             scores += mask
@@ -44,22 +45,23 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         shapes = [x.shape for x in ctx.saved_tensors[:3]]
         query, key, value, maps, output = (x.reshape(-1, *x.shape[-2:]) for x in ctx.saved_tensors)
-        gradient = gradient.reshape(output.shape)
-        slopes = [torch.empty_like(x) for x in (query, key, value)]
+        gradient = gradient.reshape(output.shape).contiguous()
         # softmax: dS = A * (dA - rowsum(dA * A)), and rowsum(dA * A) = rowsum(dO * O)
         mean = (gradient * output).sum(-1, keepdim=True)
-        size = maps[0].numel() * maps.element_size()
-        step = min(len(maps), max(1, block_bytes(maps.device) // max(1, size)))
-        buffer = torch.empty_like(maps[:step])
-        for start in range(0, len(maps), step):
-            here = slice(start, min(start + step, len(maps)))
-            a, g = maps[here], gradient[here]
-            block = buffer[: len(a)]
-            torch.bmm(a.transpose(1, 2), g, out=slopes[2][here])
-            torch.bmm(g, value[here].transpose(1, 2), out=block)
-            block.sub_(mean[here]).mul_(a)
-            torch.bmm(block, key[here], out=slopes[0][here])
-            torch.bmm(block.transpose(1, 2), query[here], out=slopes[1][here])
+        slopes = torch.empty_like(query), key.new_zeros(key.shape), value.new_zeros(value.shape)
+        n_maps, n_query, n_key = maps.shape
+        step = min(n_query, max(1, block_bytes(maps.device) // max(1, n_maps * n_key * maps.element_size())))
+        buffer = maps.new_empty(n_maps * step * n_key)
+        transposed = value.transpose(1, 2)
+        for start in range(0, n_query, step):
+            here = slice(start, min(start + step, n_query))
+            a, g = maps[:, here], gradient[:, here]
+            block = buffer[: a.numel()].view(a.shape)
+            torch.bmm(g, transposed, out=block)
+            block.sub_(mean[:, here]).mul_(a)
+            slopes[0][:, here] = torch.bmm(block, key)
+            slopes[1].baddbmm_(block.transpose(1, 2), query[:, here])
+            slopes[2].baddbmm_(a.transpose(1, 2), g)
         slopes[0].mul_(ctx.scaling)
         slopes[1].mul_(ctx.scaling)
         return *(s.reshape(shape) for s, shape in zip(slopes, shapes, strict=True)), None, None

@@ -96,6 +96,7 @@ class DetrAdapter:
         targets: Sequence[Sequence[Target]],
         *,
         odam_feature: str | None = None,
+        features: bool = True,
     ) -> list[AttentionTrace]:
         """Attention traces of a batch, from one forward pass and one backward pass per target.
 
@@ -104,6 +105,7 @@ class DetrAdapter:
             targets: per image its targets; one without a query stands for every kept query.
             odam_feature: "projection" (default; the backbone's last map after the 1x1 projection), "backbone"
                 or "encoder".
+            features: False leaves these features out, and the backward pass ends at the first attention.
 
         Returns:
             one trace per image; its `outputs` hold `logits` [Q, C + 1], `boxes` [Q, 4], and for the k targets
@@ -122,8 +124,10 @@ class DetrAdapter:
             chosen = [self._expand(run.logits[b], targets[b]) for b in range(len(targets))]
             scalars = [[target(run.logits[b, q, :-1]) for target, q in pairs] for b, pairs in enumerate(chosen)]
             observations = run.recorder.all()
-            gradients = batched_gradients(scalars, [run.feature, *(o.output for _, _, o in observations)])
-        return [self._item(run, gradients, b, pairs) for b, pairs in enumerate(chosen)]
+            outputs = [o.output for _, _, o in observations]
+            found = batched_gradients(scalars, [*outputs, run.feature] if features else outputs)
+            slope = found.pop() if features else None
+        return [self._item(run, found, slope, b, pairs) for b, pairs in enumerate(chosen)]
 
     @torch.no_grad()
     def detect(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -242,12 +246,17 @@ class DetrAdapter:
         return pairs
 
     def _item(
-        self, run: _Forward, gradients: list[Tensor | None], b: int, pairs: list[tuple[Target, int]]
+        self,
+        run: _Forward,
+        gradients: list[Tensor | None],
+        slope: Tensor | None,  # of the feature map, unless it is left out
+        b: int,
+        pairs: list[tuple[Target, int]],
     ) -> AttentionTrace:
         valid = run.mask[b].flatten().nonzero().flatten()
         k = len(pairs)
         steps = {}
-        for (name, _, seen), gradient in zip(run.recorder.all(), gradients[1:], strict=True):
+        for (name, _, seen), gradient in zip(run.recorder.all(), gradients, strict=True):
             assert gradient is not None
             query = "image" if name.startswith("encoder") else "queries"
             key = "image" if not name.startswith("decoder") or name.endswith("cross") else "queries"
@@ -271,7 +280,7 @@ class DetrAdapter:
             readout="queries",
             tokens=queries,
             layouts={"image": Layout((height, width), valid)},
-            features={"image": self._features(run, gradients[0], b, k, valid)},
+            features={} if slope is None else {"image": self._features(run, slope, b, k, valid)},
             outputs={
                 "logits": run.logits[b].detach(),
                 "boxes": run.boxes[b].detach(),
@@ -282,8 +291,7 @@ class DetrAdapter:
         )
 
     @staticmethod
-    def _features(run: _Forward, gradient: Tensor | None, b: int, k: int, valid: Tensor) -> Features:
-        assert gradient is not None
+    def _features(run: _Forward, gradient: Tensor, b: int, k: int, valid: Tensor) -> Features:
         activation, slope = run.feature[b].detach(), gradient[:k, b]
         if activation.dim() == 3:  # [C, h, w] -> [N, C]
             activation, slope = activation.flatten(1).T, slope.flatten(2).transpose(1, 2)

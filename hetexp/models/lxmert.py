@@ -90,6 +90,7 @@ class LxmertAdapter:
         targets: Sequence[Sequence[Target]],
         *,
         odam_feature: str | None = None,
+        features: bool = True,
     ) -> list[AttentionTrace]:
         """Attention traces of a batch, from one forward pass and one backward pass per target.
 
@@ -99,6 +100,7 @@ class LxmertAdapter:
             targets: per item its targets.
             odam_feature: "embedding" (default; embedded regions and tokens) or "encoder" (outputs of the
                 language and object-relationship encoders).
+            features: False leaves these features out, and the backward pass ends at the first attention.
 
         Returns:
             one trace per item; its `outputs` hold `logits` [answers].
@@ -116,12 +118,11 @@ class LxmertAdapter:
             logits = self._run(inputs)
             scalars = [[target(logits[b]) for target in wanted] for b, wanted in enumerate(targets)]
             observations = recorder.all()
-            gradients = batched_gradients(
-                scalars, [leaves["text"], leaves["image"], *(o.output for _, _, o in observations)]
-            )
+            offered = [leaves[s] for s in self.sources] if features else []
+            gradients = batched_gradients(scalars, [*offered, *(o.output for _, _, o in observations)])
         by_step = {
             (name, call): (seen, gradient)
-            for (name, call, seen), gradient in zip(observations, gradients[2:], strict=True)
+            for (name, call, seen), gradient in zip(observations, gradients[len(offered) :], strict=True)
         }
         ids = inputs["input_ids"]
         masks = {
@@ -142,8 +143,8 @@ class LxmertAdapter:
                     tokens=torch.zeros(len(wanted), dtype=torch.long, device=self.device),
                     layouts={s: Layout((masks[s].shape[1],), v) for s, v in valid.items()},
                     features={
-                        s: Features(leaves[s][b, valid[s]].detach(), _present(gradients[i])[: len(wanted), b, valid[s]])
-                        for i, s in enumerate(self.sources)
+                        s: Features(leaf[b, valid[s]].detach(), _present(slope)[: len(wanted), b, valid[s]])
+                        for s, leaf, slope in zip(self.sources, offered, gradients, strict=False)
                     },
                     outputs={"logits": logits[b].detach()},
                 )

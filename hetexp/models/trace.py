@@ -91,7 +91,7 @@ class AttentionTrace:
     readout: str
     tokens: Tensor  # [k]
     layouts: Mapping[str, Layout]
-    features: Mapping[str, Features]  # one entry per source that offers features
+    features: Mapping[str, Features]  # one entry per source that offers features, if they were asked for
     outputs: Mapping[str, Any] = field(default_factory=dict)  # model outputs of this input (logits, ...)
 
     @property
@@ -128,24 +128,27 @@ class AttentionTrace:
 class Adapter(Protocol):
     """What a model must offer to be explained."""
 
-    name: str
-    device: torch.device
-    dtype: torch.dtype
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
 
     def trace(
         self,
         inputs: Mapping[str, Tensor],
-        targets: Sequence[Sequence[Target] | None] | None = None,
+        targets: Sequence[Sequence[Target]],
         *,
         odam_feature: str | None = None,
+        features: bool = True,
     ) -> list[AttentionTrace]:
-        """One trace per item of a batch; `targets[i]` None explains the model's own predictions."""
+        """One trace per item of a batch; without `features` no gradient is taken of them."""
         ...
 
 
 def block_bytes(device: torch.device) -> int:
     """Bytes of attention maps to work on at a time: what a cache holds, or enough to keep an accelerator busy."""
-    return 12 * 2**20 if device.type == "cpu" else 2**28
+    return 4 * 2**20 if device.type == "cpu" else 2**28
 
 
 def batched_gradients(scalars: Sequence[Sequence[Tensor]], inputs: Sequence[Tensor]) -> list[Tensor | None]:

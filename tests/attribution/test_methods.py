@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import picture, tiny_detr
+from tiny import picture, question, tiny_detr, tiny_lxmert
 
 from hetexp.attribution import corrections
 from hetexp.attribution.control import Random
 from hetexp.attribution.corrections import CorrectedMaps, corrected_maps
 from hetexp.attribution.homologous import Homologous
-from hetexp.attribution.methods import METHODS, attribute, get_method
+from hetexp.attribution.methods import METHODS, attribute, get_method, method_table, observe
 from hetexp.attribution.ours import Ours
 from hetexp.attribution.propagation import per_sum
-from hetexp.errors import ConfigError
+from hetexp.errors import ConfigError, InputError
 from hetexp.models.detr import DetrAdapter
+from hetexp.models.lxmert import LxmertAdapter
 from hetexp.models.trace import AttentionTrace
 from hetexp.targets import Logit
 
@@ -83,3 +84,23 @@ def test_per_sum(dtype: torch.dtype) -> None:
     rows = torch.tensor([[3.0, 3.0, 3.0, 3.0]], dtype=dtype)
     sums = torch.tensor([[2.0, 0.0, torch.finfo(dtype).tiny, -0.5]], dtype=dtype)
     assert per_sum(rows, sums).tolist() == [[1.5, 0.0, 0.0, -6.0]]
+
+
+@pytest.mark.parametrize("model", ["detr", "lxmert"])
+def test_only_odam_pays_for_features(model: str) -> None:
+    """Without ODAM the trace holds no features, and every other method finds bit-equal relevance."""
+    adapter: DetrAdapter | LxmertAdapter = LxmertAdapter(tiny_lxmert(2))
+    inputs, targets = question(6, 5), [[Logit(1)]]
+    if model == "detr":
+        adapter = DetrAdapter(tiny_detr(2, heads=4))
+        inputs, targets = {"pixel_values": picture(48, 64)}, [[Logit(0, 1), Logit(1, 3)]]
+    others = {name: method for name, method in METHODS.items() if name != "odam"}
+    (with_odam,), (without,) = (observe(adapter, inputs, targets, methods) for methods in (METHODS, others))
+    assert with_odam.features
+    assert not without.features
+    want, got = attribute(with_odam, others), attribute(without, others)
+    for name, maps in got.items():
+        for stream, relevance in maps.items():
+            assert torch.equal(relevance, want[name][stream]), name
+    with pytest.raises(InputError, match="features=True"):
+        attribute(without, method_table(["odam"]))
