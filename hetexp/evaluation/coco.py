@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from pycocotools import mask as rle
@@ -17,6 +18,10 @@ from hetexp.errors import InputError
 
 SEGM_THRESHOLDS = tuple(round(0.20 + 0.05 * i, 2) for i in range(16))  # the paper's protocol: 0.20:0.05:0.95
 BOX_THRESHOLDS = tuple(round(0.50 + 0.05 * i, 2) for i in range(10))  # COCO's own: 0.50:0.05:0.95
+
+_BLOCK = 250  # images that pycocotools holds records of at a time
+Row = TypeVar("Row")
+_Found = dict[int, list[tuple[int, int, float, Any]]]  # by category: number, image id, score, mask or box
 
 _AREAS = ("", "_small", "_medium", "_large")  # COCOeval's order: all, small, medium, large
 
@@ -47,8 +52,8 @@ def evaluate_segm(
     detection of an unlisted image, an unknown category, a score that is not finite or a mask of another size.
     """
     ids = _known_images(coco_gt, image_ids)
-    checked = _checked(coco_gt, detections, ids, "segmentation")
-    for detection in checked:
+    found: _Found = {}
+    for number, detection in _checked(coco_gt, detections, ids, "segmentation"):
         code, image = detection["segmentation"], coco_gt.imgs[detection["image_id"]]
         size = [image["height"], image["width"]]
         if list(code["size"]) != size:
@@ -56,9 +61,14 @@ def evaluate_segm(
                 f"a detection's mask on image {image['id']} is {list(code['size'])} (height, width), but the image is "
                 f"{size}: masks must have the size of the original image"
             )
-        detection["area"] = float(rle.area(code))
-        detection["bbox"] = rle.toBbox(code).tolist()
-    return _evaluate(coco_gt, checked, ids, "segm", iou_thresholds)
+        _keep(found, number, detection, code["counts"])
+
+    def shape(counts: Any, image_id: int) -> dict[str, Any]:
+        image = coco_gt.imgs[image_id]
+        code = {"size": [image["height"], image["width"]], "counts": counts}
+        return {"segmentation": code, "area": float(rle.area(code))}
+
+    return _evaluate(coco_gt, found, shape, ids, "segm", iou_thresholds)
 
 
 def evaluate_boxes(
@@ -69,17 +79,20 @@ def evaluate_boxes(
 ) -> dict[str, float | None]:
     """Average precision and recall of boxes; as `evaluate_segm`, with bbox = [x, y, width, height] in pixels."""
     ids = _known_images(coco_gt, image_ids)
-    checked = _checked(coco_gt, detections, ids, "bbox")
-    for detection in checked:
+    found: _Found = {}
+    for number, detection in _checked(coco_gt, detections, ids, "bbox"):
         box = [float(side) for side in detection["bbox"]]
         if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
             raise InputError(
                 f"a detection's box on image {detection['image_id']} is {box}, expected finite "
                 "[x, y, width, height] with width, height >= 0"
             )
-        detection["area"] = box[2] * box[3]
-        detection["bbox"] = box
-    return _evaluate(coco_gt, checked, ids, "bbox", iou_thresholds)
+        _keep(found, number, detection, box)
+
+    def shape(box: list[float], image_id: int) -> dict[str, Any]:
+        return {"bbox": box, "area": box[2] * box[3]}
+
+    return _evaluate(coco_gt, found, shape, ids, "bbox", iou_thresholds)
 
 
 def _known_images(coco_gt: COCO, image_ids: Iterable[int]) -> list[int]:
@@ -90,10 +103,11 @@ def _known_images(coco_gt: COCO, image_ids: Iterable[int]) -> list[int]:
     return ids
 
 
-def _checked(coco_gt: COCO, detections: Iterable[dict[str, Any]], ids: list[int], shape: str) -> list[dict[str, Any]]:
-    """Fresh records with only the keys that count: pycocotools would take areas from the box of a mask that has one."""
+def _checked(
+    coco_gt: COCO, detections: Iterable[dict[str, Any]], ids: list[int], shape: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The detections that count, with their number."""
     wanted = set(ids)
-    checked = []
     for number, detection in enumerate(detections, start=1):
         missing = [key for key in ("image_id", "category_id", "score", shape) if key not in detection]
         if missing:
@@ -111,47 +125,55 @@ def _checked(coco_gt: COCO, detections: Iterable[dict[str, Any]], ids: list[int]
             )
         if not math.isfinite(detection["score"]):
             raise InputError(f"detection {number} on image {detection['image_id']} has score {detection['score']}")
-        checked.append(
-            {
-                "id": number,
-                "image_id": detection["image_id"],
-                "category_id": detection["category_id"],
-                "score": float(detection["score"]),
-                "iscrowd": 0,
-                shape: detection[shape],
-            }
-        )
-    return checked
+        yield number, detection
+
+
+def _keep(found: _Found, number: int, detection: dict[str, Any], shape: Any) -> None:
+    """Note a detection in a fraction of the room of the records that pycocotools works on."""
+    row = (number, detection["image_id"], float(detection["score"]), shape)
+    found.setdefault(detection["category_id"], []).append(row)
 
 
 def _evaluate(
-    coco_gt: COCO, detections: list[dict[str, Any]], ids: list[int], kind: str, iou_thresholds: Sequence[float]
+    coco_gt: COCO,
+    found: _Found,
+    shape: Callable[[Any, int], dict[str, Any]],
+    ids: list[int],
+    kind: str,
+    iou_thresholds: Sequence[float],
 ) -> dict[str, float | None]:
+    """COCOeval's figures; `shape` makes what pycocotools asks of a detection's mask or box on an image."""
     thresholds = np.asarray(iou_thresholds, dtype=float)
     if thresholds.ndim != 1 or len(thresholds) == 0 or not ((thresholds > 0) & (thresholds <= 1)).all():
         raise InputError(f"IoU thresholds must be numbers in (0, 1], got {list(iou_thresholds)}")
-    # COCOeval writes into the annotations (polygons become run lengths), so it gets shallow copies of those it needs.
-    # Without images pycocotools would take all annotations there are.
-    truth = [dict(annotation) for annotation in coco_gt.loadAnns(coco_gt.getAnnIds(imgIds=ids))] if ids else []
-    with contextlib.redirect_stdout(io.StringIO()):
-        run = COCOeval(_as_coco(coco_gt, ids, truth), _as_coco(coco_gt, ids, detections), kind)
-        run.params.iouThrs = thresholds
-        run.params.maxDets = [100]
-        # One category at a time, or what COCOeval keeps of all images would grow to hundreds of megabytes.
-        # Categories without ground truth never count (COCO's -1), nor do images that know nothing of a category:
-        # leaving them out changes no number and saves most of the time.
-        knowing: dict[int, set[int]] = {annotation["category_id"]: set() for annotation in truth}
-        for record in (*truth, *detections):
-            if record["category_id"] in knowing:
-                knowing[record["category_id"]].add(record["image_id"])
-        precisions, recalls = [], []
-        for category, image_ids in sorted(knowing.items()):
-            run.params.catIds = [category]
-            run.params.imgIds = sorted(image_ids)
-            run.evaluate()
-            run.accumulate()
-            precisions.append(run.eval["precision"][..., -1])
-            recalls.append(run.eval["recall"][..., -1])
+    truth: dict[int, list[dict[str, Any]]] = {}
+    for image_id in ids:
+        for annotation in coco_gt.imgToAnns.get(image_id, ()):
+            truth.setdefault(annotation["category_id"], []).append(annotation)
+    precisions, recalls = [], []
+    # One category at a time and some images at a time, or pycocotools' records would grow to hundreds of megabytes.
+    # Categories without ground truth never count (COCO's -1), nor do images that know nothing of a category: leaving
+    # them out changes no number and saves most of the time.
+    for category in sorted(truth):
+        records = _by_image(found.get(category, ()), lambda row: row[1])
+        annotations = _by_image(truth[category], lambda annotation: annotation["image_id"])
+        images = sorted(annotations.keys() | records.keys())
+        blocks = []
+        for start in range(0, len(images), _BLOCK):
+            block = images[start : start + _BLOCK]
+            made = [
+                # without other keys: pycocotools would take areas from the box of a mask that has one
+                {"id": n, "image_id": i, "category_id": category, "score": score, "iscrowd": 0, **shape(form, i)}
+                for image in block
+                for n, i, score, form in records.get(image, ())
+            ]
+            # COCOeval writes into the annotations
+            copies = [dict(annotation) for image in block for annotation in annotations.get(image, ())]
+            known, given = (_as_coco(coco_gt, block, category, part) for part in (copies, made))
+            blocks.append(_matched(known, given, kind, thresholds))
+        counted = _accumulated(blocks, kind, thresholds)
+        precisions.append(counted["precision"][..., -1])
+        recalls.append(counted["recall"][..., -1])
     first = f"AP{100 * thresholds[0]:g}"
     if not truth:
         return dict.fromkeys([*(m + area for m in ("AP", "AR") for area in _AREAS), first], None)
@@ -163,14 +185,62 @@ def _evaluate(
     return result
 
 
-def _as_coco(coco_gt: COCO, ids: list[int], annotations: list[dict[str, Any]]) -> COCO:
+def _by_image(rows: Iterable[Row], image_of: Callable[[Row], int]) -> dict[int, list[Row]]:
+    out: dict[int, list[Row]] = {}
+    for row in rows:
+        out.setdefault(image_of(row), []).append(row)
+    return out
+
+
+def _matched(truth: COCO, found: COCO, kind: str, thresholds: np.ndarray) -> list[dict[str, np.ndarray]]:
+    """Per area what COCOeval found on a block of images, joined to what its `accumulate` reads of one image."""
+    run = _coco_eval(truth, found, kind, thresholds)
+    with contextlib.redirect_stdout(io.StringIO()):
+        run.evaluate()
+    joined = []
+    for area in range(len(_AREAS)):
+        n = len(run.params.imgIds)
+        images = [image for image in run.evalImgs[area * n : (area + 1) * n] if image is not None]
+        joined.append(
+            {
+                "dtScores": np.concatenate([image["dtScores"] for image in images]),
+                "dtMatches": np.concatenate([image["dtMatches"] for image in images], axis=1).astype(bool),
+                "dtIgnore": np.concatenate([image["dtIgnore"] for image in images], axis=1),
+                "gtIgnore": np.concatenate([image["gtIgnore"] for image in images]),
+            }
+        )
+    return joined
+
+
+def _accumulated(blocks: list[list[dict[str, np.ndarray]]], kind: str, thresholds: np.ndarray) -> dict[str, Any]:
+    """COCOeval's precision and recall of one category, a block standing for an image."""
+    run = _coco_eval(None, None, kind, thresholds)
+    run.params.imgIds = list(range(len(blocks)))
+    run.params.catIds = [0]
+    run.params.maxDets = [sys.maxsize]  # already cut to 100 of each image
+    run.evalImgs = [block[area] for area in range(len(_AREAS)) for block in blocks]
+    run._paramsEval = run.params
+    with contextlib.redirect_stdout(io.StringIO()):
+        run.accumulate()
+    return run.eval
+
+
+def _coco_eval(truth: COCO | None, found: COCO | None, kind: str, thresholds: np.ndarray) -> COCOeval:
+    run = COCOeval(truth, found, kind)
+    run.params.iouThrs = thresholds
+    run.params.maxDets = [100]
+    return run
+
+
+def _as_coco(coco_gt: COCO, images: list[int], category: int, annotations: list[dict[str, Any]]) -> COCO:
     coco = COCO()
     coco.dataset = {
-        "images": [coco_gt.imgs[i] for i in ids],
-        "categories": list(coco_gt.cats.values()),
+        "images": [coco_gt.imgs[i] for i in images],
+        "categories": [coco_gt.cats[category]],
         "annotations": annotations,
     }
-    coco.createIndex()
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
     return coco
 
 

@@ -25,7 +25,7 @@ from hetexp.experiments.store import Store
 Scores = tuple[dict[str, float | None], dict[str, int]]  # COCO's figures, and what was counted on the way
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredImage:
     """One image as evaluation needs it, the same for all methods and scales; sizes are (height, width)."""
 
@@ -74,16 +74,15 @@ class Scorer:
         self, store: Store, chunks: Sequence[str], images: Sequence[StoredImage], coco: COCO, upsample: str
     ) -> None:
         self.store, self.chunks, self.images, self.coco, self.upsample = store, chunks, images, coco, upsample
-        self._thresholds: dict[Path, list[Tensor]] = {}  # of a unit's images, in their order
+        self._thresholds: dict[Path, Tensor] = {}  # of all maps of a unit, in their order
 
     def __call__(self, spec: MethodSpec, scale: float) -> Scores:
-        submitted, counts = self._submit(spec, scale)
+        counts = {"no_kept_query": 0, "not_finite": 0, "empty_masks": 0, "masks": 0}
+        submitted = self._submit(spec, scale, counts)
         return evaluate_segm(self.coco, submitted, [image.image_id for image in self.images]), counts
 
-    def _submit(self, spec: MethodSpec, scale: float) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        """Detections in COCO's result form, and what was counted on the way."""
-        submitted: list[dict[str, Any]] = []
-        counts = {"no_kept_query": 0, "not_finite": 0, "empty_masks": 0, "masks": 0}
+    def _submit(self, spec: MethodSpec, scale: float, counts: dict[str, int]) -> Iterator[dict[str, Any]]:
+        """Detections in COCO's result form; adds to `counts` on the way."""
         following = iter(self.images)
         for chunk in self.chunks:
             unit = self.store.unit(chunk, spec.name, spec.settings)
@@ -91,24 +90,26 @@ class Scorer:
             images = list(islice(following, len(tensors)))
             maps = [_finite(tensors[str(image.image_id)]) for image in images]
             if unit not in self._thresholds:
-                self._thresholds[unit] = otsu_thresholds_of([to_uint8(clean) for clean, _ in maps])
-            for image, (clean, spoilt), thresholds in zip(images, maps, self._thresholds[unit], strict=True):
-                masks = segment(clean, scale, image.input_size, image.size, self.upsample, thresholds)
+                found = otsu_thresholds_of([to_uint8(clean) for clean, _ in maps])
+                self._thresholds[unit] = torch.cat(
+                    [torch.zeros(0, dtype=torch.float64), *found]
+                )  # a chunk may be empty
+            thresholds = self._thresholds[unit].split([len(clean) for clean, _ in maps])
+            for image, (clean, spoilt), levels in zip(images, maps, thresholds, strict=True):
+                masks = segment(clean, scale, image.input_size, image.size, self.upsample, levels)
                 counts["not_finite"] += spoilt
                 counts["no_kept_query"] += len(masks) == 0
                 counts["masks"] += len(masks)
                 counts["empty_masks"] += int((~masks.flatten(1).any(1)).sum())
                 codes = encode(masks)
-                submitted += [
-                    {
+                for target, category, score in image.detections:
+                    code = codes[target] if target >= 0 else _empty(image.size)
+                    yield {
                         "image_id": image.image_id,
                         "category_id": category,
-                        "segmentation": codes[target] if target >= 0 else _empty(image.size),
+                        "segmentation": code,
                         "score": score,
                     }
-                    for target, category, score in image.detections
-                ]
-        return submitted, counts
 
 
 def _finite(relevance: Tensor) -> tuple[Tensor, int]:
