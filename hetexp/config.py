@@ -7,11 +7,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from hetexp.errors import ConfigError
-from hetexp.paths import asset
+from hetexp.paths import asset, conf_dir
 
 UPSAMPLINGS = ("reference", "bilinear", "nearest", "bilinear_relevance")
 
@@ -132,6 +133,13 @@ def register() -> None:
     OmegaConf.register_new_resolver("asset", asset, replace=True)
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
     OmegaConf.register_new_resolver("run_label", run_label, replace=True)
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The configuration that these overrides give on the command line, for scripts and tests."""
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
 
 
 def parse_shard(shard: Any) -> tuple[int, int]:

@@ -32,12 +32,11 @@ from typing import Any
 
 import make_standins
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor
 from transformers import DetrConfig, DetrForObjectDetection, LxmertConfig, LxmertForQuestionAnswering, ResNetConfig
 
-import hetexp.cli  # noqa: F401  (registers the configuration's schema)
 from hetexp.attribution.methods import attribute, method_table, observe
+from hetexp.config import composed
 from hetexp.evaluation.perturbation import variants
 from hetexp.experiments.perturb import Sample, answer_variants, full_batch
 from hetexp.experiments.runner import evaluate
@@ -45,7 +44,7 @@ from hetexp.experiments.session import session_for
 from hetexp.models.detr import DetrAdapter
 from hetexp.models.lxmert import LxmertAdapter
 from hetexp.models.observe import frozen
-from hetexp.paths import asset, conf_dir
+from hetexp.paths import asset
 from hetexp.targets import Logit
 
 ONE = ("ours_pos",)
@@ -236,8 +235,7 @@ def sweep(size: str, args: argparse.Namespace, clock: Callable[[], float]) -> st
             given += ["profile=paper", f"data.root={folder / 'coco'}", f"model.checkpoint={folder / 'detr'}"]
 
         def work(label: str, scales: list[float]) -> float:
-            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-                cfg = compose("config", [*given, f"threshold.scale={scales}"])
+            cfg = composed(*given, f"threshold.scale={scales}")
             with contextlib.redirect_stdout(io.StringIO()):
                 return seconds(lambda: evaluate(session_for(cfg, folder / label)), clock)
 

@@ -14,19 +14,17 @@ import tempfile
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-import hetexp.cli  # noqa: F401  (registers the configuration's schema)
+from hetexp.config import composed
 from hetexp.data.regions import Regions
 from hetexp.evaluation.perturbation import FRACTIONS, PANELS, n_kept
 from hetexp.experiments.lxmert import read_outcome
 from hetexp.experiments.lxmert_attribution import prepare
 from hetexp.experiments.session import session_for
 from hetexp.models.lxmert import LxmertAdapter
-from hetexp.paths import conf_dir
 
 
 def removed(relevance: Tensor, fraction: float, positive: bool) -> list[int]:
@@ -59,8 +57,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     given = ["+experiment=figure6", *args.overrides, f"methods=[{args.methods}]", "progress=false"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("config", given)
+    cfg = composed(*given)
     with tempfile.TemporaryDirectory() as folder:
         session = session_for(cfg, Path(folder))
     job = prepare(session)

@@ -16,12 +16,10 @@ from pathlib import Path
 
 import torch
 from faults_toy import write_model, write_scenes
-from hydra import compose, initialize_config_dir
 
-import hetexp.cli  # noqa: F401  (registers the configuration's schema)
+from hetexp.config import composed
 from hetexp.experiments import detr
 from hetexp.experiments.session import session_for
-from hetexp.paths import conf_dir
 
 
 def peak() -> float:
@@ -38,8 +36,7 @@ def measure(folder: Path, count: int) -> None:
     write_scenes(folder / "scenes", count)
     given = ["data=coco", f"data.root={folder / 'scenes'}", f"model.checkpoint={folder / 'model'}", "model.keep=0.1"]
     given += ["batch_size=10", "methods=[gae,ours_abs]", f"paths.outputs={folder / 'out'}", "progress=false"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        session = session_for(compose("config", given), folder / "run")
+    session = session_for(composed(*given), folder / "run")
     job = detr.prepare(session)
     peaks = [peak()]
     detr.attribute_all(session, job)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from itertools import islice
+from typing import Generic, TypeVar, cast
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -42,10 +44,22 @@ def owned(chunks: Sequence[Chunk[Item]], shard: tuple[int, int]) -> list[Chunk[I
     return [c for c in chunks if c.index % count == index]
 
 
-def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+def batches(items: Iterable[Item], size: int) -> Iterator[Sequence[Item]]:
     """Consecutive groups of at most `size` items."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+    following = iter(items)
+    while batch := list(islice(following, size)):
+        yield batch
+
+
+def ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The items in order, each made by a thread of its own while the one before it is worked on."""
+    following = iter(items)
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(next, following, end)
+        while (item := made.result()) is not end:
+            made = pool.submit(next, following, end)
+            yield cast(Item, item)
 
 
 def report_skips(kind: str, used: int, reasons: Sequence[str]) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
-from PIL.Image import Image
 from torch import Tensor
 
 from hetexp.attribution.methods import attribute, observe
 from hetexp.data.coco import CocoScenes, ItemError, SceneItem
-from hetexp.experiments.chunks import Chunk, batches, make_chunks, owned, progress_bar
+from hetexp.experiments.chunks import Chunk, ahead, batches, make_chunks
+from hetexp.experiments.fill import Attributed, fill
+from hetexp.experiments.methods import MethodSpec
 from hetexp.experiments.session import Session
 from hetexp.experiments.store import Store
 from hetexp.models.detr import DetrAdapter
@@ -50,24 +52,20 @@ def prepare(session: Session) -> Job:
 
 def attribute_all(session: Session, job: Job) -> None:
     """Stage 1: fill the store with detections and the relevance of every method that is not there yet."""
-    with progress_bar(session.cfg.progress) as progress:
-        task = progress.add_task("attribute", total=sum(len(c.items) for c in owned(job.chunks, session.shard)))
-        for chunk in owned(job.chunks, session.shard):
-            units = {s.name: job.store.unit(chunk.name, s.name, s.settings) for s in session.methods}
-            missing = [s for s in session.methods if not job.store.has(units[s.name])]
-            rows_unit = job.store.unit(chunk.name, DETECTIONS)
-            if missing or not job.store.has(rows_unit):
-                tables, relevance = _attribute_chunk(session, job, chunk, missing)
-                if not rows_unit.exists():
-                    job.store.write(rows_unit, tables=tables)
-                for spec in missing:
-                    job.store.write(units[spec.name], relevance[spec.name])
-            progress.advance(task, len(chunk.items))
+    fill(session, job.chunks, job.store, DETECTIONS, partial(_attribute_chunk, session, job))
 
 
-def _attribute_chunk(
-    session: Session, job: Job, chunk: Chunk[SceneItem], missing: Sequence[Any]
-) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, Tensor]]]:
+@dataclass(frozen=True)
+class _Loaded:
+    """One image ready for the model."""
+
+    item: SceneItem
+    height: int
+    width: int
+    pixels: Tensor  # [3, input height, input width], on the CPU
+
+
+def _attribute_chunk(session: Session, job: Job, chunk: Chunk[SceneItem], missing: Sequence[MethodSpec]) -> Attributed:
     """Detections, images and skips of a chunk, and per method the relevance [k, h, w] of every image."""
     adapter, cfg = session.adapter, session.cfg
     assert isinstance(adapter, DetrAdapter)
@@ -77,35 +75,37 @@ def _attribute_chunk(
     detections: list[dict[str, Any]] = []
     skips: list[dict[str, Any]] = []
     relevance: dict[str, dict[str, Tensor]] = {s.name: {} for s in missing}
-    loaded = []
-    for item in chunk.items:
-        try:
-            loaded.append((item, job.scenes.load(item)))
-        except ItemError as error:
-            log.warning("skipped: %s", error)
-            skips.append({"image_id": item.image_id, "reason": str(error)})
 
-    def compute(batch: Sequence[tuple[SceneItem, Image]]) -> list[_Explained]:
-        inputs = adapter.prepare([image for _, image in batch])
+    def load() -> Iterator[_Loaded]:
+        for item in chunk.items:
+            try:
+                image = job.scenes.load(item)
+            except ItemError as error:
+                log.warning("skipped: %s", error)
+                skips.append({"image_id": item.image_id, "reason": str(error)})
+            else:
+                yield _Loaded(item, image.height, image.width, adapter.preprocess(image))
+
+    def compute(batch: Sequence[_Loaded]) -> list[_Explained]:
+        inputs = adapter.collate([loaded.pixels for loaded in batch])
         traces = observe(adapter, inputs, [[target]] * len(batch), methods, cfg.model.odam_feature)
         out = []
-        for (item, image), trace, mask in zip(batch, traces, inputs["pixel_mask"], strict=True):
-            rows, columns = (int(n) for n in _valid(mask))
+        for loaded, trace in zip(batch, traces, strict=True):
             row = {
-                "image_id": item.image_id,
-                "height": image.height,
-                "width": image.width,
-                "input_height": rows,
-                "input_width": columns,
+                "image_id": loaded.item.image_id,
+                "height": loaded.height,
+                "width": loaded.width,
+                "input_height": loaded.pixels.shape[1],
+                "input_width": loaded.pixels.shape[2],
                 "kept": trace.n_targets,
             }
             maps = attribute(trace, methods)
             cropped = {name: _crop(m["image"], trace).float().cpu() for name, m in maps.items()}
-            out.append(_Explained(row, _detection_rows(item.image_id, trace), cropped))
+            out.append(_Explained(row, _detection_rows(loaded.item.image_id, trace), cropped))
         return out
 
-    for batch in batches(loaded, cfg.batch_size):
-        for explained in session.in_memory(compute, batch, lambda pair: f"image {job.scenes.path(pair[0])}"):
+    for batch in ahead(batches(load(), cfg.batch_size)):
+        for explained in session.in_memory(compute, batch, lambda loaded: f"image {job.scenes.path(loaded.item)}"):
             images.append(explained.image)
             detections += explained.detections
             for name, maps in explained.relevance.items():
@@ -117,7 +117,7 @@ def _attribute_chunk(
         ),
         "skips": pd.DataFrame(skips, columns=["image_id", "reason"]),
     }
-    return tables, relevance
+    return Attributed(tables, relevance)
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,6 @@ class _Explained:
     image: dict[str, Any]
     detections: list[dict[str, Any]]
     relevance: dict[str, Tensor]
-
-
-def _valid(mask: Tensor) -> tuple[Tensor, Tensor]:
-    return mask.bool().any(1).sum(), mask.bool().any(0).sum()
 
 
 def _crop(relevance: Tensor, trace: AttentionTrace) -> Tensor:

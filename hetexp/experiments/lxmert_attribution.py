@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from hetexp.data.vqa import (
 )
 from hetexp.errors import CheckpointError, InputError
 from hetexp.evaluation.perturbation import FRACTIONS, PANELS, variants
-from hetexp.experiments.chunks import Chunk, batches, make_chunks, owned, progress_bar
+from hetexp.experiments.chunks import Chunk, batches, make_chunks
+from hetexp.experiments.fill import Attributed, fill
 from hetexp.experiments.methods import MethodSpec
 from hetexp.experiments.perturb import Sample, answer_variants, full_batch, whole
 from hetexp.experiments.session import Session
@@ -91,20 +93,7 @@ def _tokenizer_digest(adapter: LxmertAdapter) -> str | None:
 
 def attribute_all(session: Session, job: Job) -> None:
     """Stage 1: fill the store with relevance and perturbed answers of every method that is not there yet."""
-    mine = owned(job.chunks, session.shard)
-    with progress_bar(session.cfg.progress) as progress:
-        task = progress.add_task("attribute", total=sum(len(c.items) for c in mine))
-        for chunk in mine:
-            units = {s.name: job.store.unit(chunk.name, s.name, s.settings) for s in session.methods}
-            missing = [s for s in session.methods if not job.store.has(units[s.name])]
-            rows_unit = job.store.unit(chunk.name, QUESTIONS)
-            if missing or not job.store.has(rows_unit):
-                tables, tensors, relevance = _attribute_chunk(session, job, chunk, missing)
-                if not rows_unit.exists():
-                    job.store.write(rows_unit, tensors, tables)
-                for spec in missing:
-                    job.store.write(units[spec.name], relevance[spec.name])
-            progress.advance(task, len(chunk.items))
+    fill(session, job.chunks, job.store, QUESTIONS, partial(_attribute_chunk, session, job))
 
 
 def _load(adapter: LxmertAdapter, job: Job, question: Question) -> Sample:
@@ -115,9 +104,7 @@ def _load(adapter: LxmertAdapter, job: Job, question: Question) -> Sample:
     return Sample(ids, features, torch.from_numpy(np.asarray(found.boxes)).to(adapter.dtype), question.img_id)
 
 
-def _attribute_chunk(
-    session: Session, job: Job, chunk: Chunk[Question], missing: Sequence[MethodSpec]
-) -> tuple[dict[str, pd.DataFrame], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+def _attribute_chunk(session: Session, job: Job, chunk: Chunk[Question], missing: Sequence[MethodSpec]) -> Attributed:
     """Questions, skips and boxes of a chunk, and per method its relevance and answers to perturbed inputs."""
     adapter, cfg = session.adapter, session.cfg
     assert isinstance(adapter, LxmertAdapter)
@@ -159,7 +146,7 @@ def _attribute_chunk(
     )
     tables = {"questions": questions, "skips": pd.DataFrame(skips, columns=["question_id", "reason"])}
     boxes = torch.cat([s.boxes for s in samples]).float() if samples else torch.zeros(0, 4)
-    return tables, {"boxes": boxes}, _perturb(session, samples, relevance)
+    return Attributed(tables, _perturb(session, samples, relevance), {"boxes": boxes})
 
 
 _QUESTION_COLUMNS = [

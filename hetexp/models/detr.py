@@ -82,12 +82,27 @@ class DetrAdapter:
 
     def prepare(self, images: Sequence[Image]) -> dict[str, Tensor]:
         """Resize, normalise and pad RGB images to `pixel_values` [B, 3, H, W] and `pixel_mask` [B, H, W]."""
+        return self.collate([self.preprocess(image) for image in images])
+
+    def preprocess(self, image: Image) -> Tensor:
+        """Resize and normalise one RGB image to [3, H, W] on the CPU; safe to call from another thread."""
         if self.processor is None:
             raise ConfigError("this DETR was built without an image processor: load it with hetexp.load_model")
-        batch = self.processor(images=list(images), return_tensors="pt")
+        return self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
+
+    def collate(self, pixels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Pad images [3, H, W] at the right and bottom to one batch on the model's device, as `prepare` returns it."""
+        height, width = (max(p.shape[dim] for p in pixels) for dim in (1, 2))
+        values = torch.zeros(len(pixels), 3, height, width, dtype=self.dtype)
+        mask = torch.zeros(len(pixels), height, width, dtype=torch.long)
+        for row, image in enumerate(pixels):
+            values[row, :, : image.shape[1], : image.shape[2]] = image
+            mask[row, : image.shape[1], : image.shape[2]] = 1
+        if self.device.type == "cuda":  # copied while the GPU works on
+            values, mask = values.pin_memory(), mask.pin_memory()
         return {
-            "pixel_values": batch["pixel_values"].to(self.device, self.dtype),
-            "pixel_mask": batch["pixel_mask"].to(self.device),
+            "pixel_values": values.to(self.device, non_blocking=True),
+            "pixel_mask": mask.to(self.device, non_blocking=True),
         }
 
     def trace(

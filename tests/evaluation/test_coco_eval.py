@@ -1,11 +1,14 @@
 """COCO evaluation on masks whose IoU is known by hand."""
 
+import contextlib
 import copy
 
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as rle
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from hetexp.errors import InputError
 from hetexp.evaluation.coco import SEGM_THRESHOLDS, evaluate_boxes, evaluate_segm
@@ -181,3 +184,53 @@ def test_bad_boxes_ids_thresholds_and_keys_are_refused():
         evaluate_boxes(coco, [], [1, 404])
     with pytest.raises(InputError, match="IoU thresholds"):
         evaluate_boxes(coco, [], [1], iou_thresholds=[])
+
+
+def plain_coco(coco, found, ids, kind, thresholds):
+    """pycocotools' own figures, everything in one go: the oracle of the blockwise evaluation."""
+    found = [{**d, "id": n, "iscrowd": 0} for n, d in enumerate(found, start=1)]
+    for d in found:
+        d["area"] = float(rle.area(d["segmentation"])) if kind == "segm" else d["bbox"][2] * d["bbox"][3]
+    given = COCO()
+    given.dataset = {**coco.dataset, "annotations": found}
+    given.createIndex()
+    run = COCOeval(copy.deepcopy(coco), given, kind)
+    run.params.imgIds, run.params.iouThrs, run.params.maxDets = list(ids), np.asarray(thresholds), [100]
+    with contextlib.redirect_stdout(None):
+        run.evaluate()
+        run.accumulate()
+    areas = ("", "_small", "_medium", "_large")
+    figures = {f"AP{area}": run.eval["precision"][:, :, :, i, 0] for i, area in enumerate(areas)}
+    figures |= {f"AR{area}": run.eval["recall"][:, :, i, 0] for i, area in enumerate(areas)}
+    return {k: None if (v == -1).all() else v[v > -1].mean() for k, v in figures.items()}
+
+
+@pytest.mark.parametrize("block", [1, 3, 250])
+@pytest.mark.parametrize("kind", ["segm", "bbox"])
+def test_blocks_of_images_give_the_figures_of_one_go(kind, block, monkeypatch):
+    """Equal scores, crowds, images without truth or detections, and one with more than 100 detections."""
+    monkeypatch.setattr("hetexp.evaluation.coco._BLOCK", block)
+    rng = np.random.default_rng(0)
+    images = range(1, 9)
+    objects = [(int(rng.integers(1, 8)), int(rng.choice([1, 2])), box(rng)) for _ in range(30)]
+    coco = truth(objects, images)
+    for annotation in coco.dataset["annotations"][::7]:
+        annotation["iscrowd"] = 1
+    found = []
+    for image, category, (x, y, w, h) in objects * 2 + [(8, 7, (0, 0, 9, 9))] + [objects[0]] * 120:
+        x, y = (max(0, int(v + rng.integers(-6, 7))) for v in (x, y))
+        guess = category if rng.random() < 0.8 else 7
+        score = round(float(rng.random()), 1)
+        found.append({**detection(image, guess, rectangle(x, y, w, h), score), "bbox": [x, y, w, h]})
+    evaluate = evaluate_segm if kind == "segm" else evaluate_boxes
+    thresholds = [0.2, 0.5, 0.75]
+    result = evaluate(coco, found, images, thresholds)
+    for key, value in plain_coco(coco, found, images, kind, thresholds).items():
+        assert result[key] == value, key
+    assert 0.1 < result["AP"] < 0.9
+
+
+def box(rng):
+    x, y = rng.integers(0, 100, 2)
+    w, h = rng.integers(8, 100, 2)
+    return int(x), int(y), int(w), int(h)

@@ -9,17 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 from pycocotools import mask as rle
 from transformers import BertTokenizer
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
-from hetexp import cli  # noqa: F401  (registers schema and resolvers)
+from hetexp import config
 from hetexp.data.regions import Regions, write_compact
-from hetexp.paths import conf_dir
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 N_IMAGES = 7
@@ -73,13 +70,7 @@ Compose = Callable[..., DictConfig]
 @pytest.fixture
 def composed() -> Compose:
     """Compose the real configuration with overrides."""
-
-    def build(*overrides: str) -> DictConfig:
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return compose("config", overrides=list(overrides))
-
-    return build
+    return config.composed
 
 
 @pytest.fixture

@@ -208,5 +208,8 @@ def test_prepare_pads_a_batch() -> None:
     assert batch["pixel_values"].shape == (2, 3, 48, 60)
     assert batch["pixel_values"].dtype == torch.float64
     assert batch["pixel_mask"].flatten(1).sum(1).tolist() == [48 * 48, 48 * 60]
+    own = processor(images=images, return_tensors="pt")
+    assert torch.equal(batch["pixel_values"], own["pixel_values"].double())
+    assert torch.equal(batch["pixel_mask"], own["pixel_mask"])
     with pytest.raises(ConfigError, match="without an image processor"):
         DetrAdapter(tiny_detr(1)).prepare(images)
