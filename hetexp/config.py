@@ -99,6 +99,7 @@ class Config:
     methods: list[str] | None = None
     device: str = "auto"
     dtype: str = "float32"
+    autocast: str | None = None
     threads: int | None = None
     batch_size: int = 1
     chunk_size: int = 20
@@ -205,6 +206,14 @@ def validate(cfg: DictConfig) -> None:
         raise ConfigError(f"threshold.upsample={cfg.threshold.upsample!r} must be one of {', '.join(UPSAMPLINGS)}")
     if cfg.dtype not in ("float32", "float64"):
         raise ConfigError(f"dtype={cfg.dtype!r} must be float32 or float64")
+    if cfg.autocast is not None:
+        if cfg.autocast not in ("bfloat16", "float16"):
+            raise ConfigError(f"autocast={cfg.autocast!r} must be bfloat16, float16 or null")
+        if cfg.model.name != "detr" or cfg.dtype != "float32":
+            raise ConfigError(
+                f"autocast={cfg.autocast} is for the backbone of model=detr with dtype=float32, not for "
+                f"model={cfg.model.name} with dtype={cfg.dtype}: drop it"
+            )
     for key in ("batch_size", "chunk_size"):
         if cfg[key] < 1:
             raise ConfigError(f"{key}={cfg[key]} must be at least 1")

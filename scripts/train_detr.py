@@ -20,25 +20,20 @@ import math
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from pretrain_backbone import MEAN, STD, backbone_config, batches, load_pools, log, pixel_values
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from detr_figures import evaluate, processor
+from pretrain_backbone import backbone_config, batches, load_pools, log, pixel_values
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoBackbone, DetrConfig, DetrForObjectDetection
-from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
 from hetexp.data.scenes_pool import LONG_SIDE, SHORT_SIDE, Grid, Pool
 from hetexp.data.sprites import load_sprites
 from hetexp.paths import asset
 
 QUERIES = 16
-KEEP = 0.5  # a query counts as a detection above this probability
 Features = dict[tuple[Grid, bool], np.ndarray]  # by input size and mirrored or not: [N, 128, h/16, w/16] float16
 
 
@@ -198,56 +193,6 @@ class Trainer:
         self.average = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
-
-
-def processor() -> DetrImageProcessorPil:
-    """The image processor that goes with the checkpoint."""
-    size = {"shortest_edge": SHORT_SIDE, "longest_edge": LONG_SIDE}
-    return DetrImageProcessorPil(size=size, image_mean=list(MEAN), image_std=list(STD))
-
-
-@torch.no_grad()
-def detections(model: DetrForObjectDetection, scenes: Path, coco: COCO, ids: list[int]) -> list[dict[str, Any]]:
-    """Every query of every image as a COCO result."""
-    prepare, device = processor(), model.device
-    category = {c["name"]: c["id"] for c in coco.dataset["categories"]}
-    results = []
-    for image_id in ids:
-        with Image.open(scenes / "images" / coco.imgs[image_id]["file_name"]) as image:
-            inputs = prepare(images=image.convert("RGB"), return_tensors="pt").to(device)
-            width, height = image.size
-        out = model(**inputs)
-        scores, classes = out.logits[0].softmax(-1)[:, :-1].max(-1)
-        cx, cy, w, h = (out.pred_boxes[0].cpu() * torch.tensor([width, height, width, height])).unbind(-1)
-        boxes = torch.stack([cx - w / 2, cy - h / 2, w, h], -1).tolist()
-        for score, label, box in zip(scores.tolist(), classes.tolist(), boxes, strict=True):
-            found = category[model.config.id2label[label]]
-            results.append({"image_id": image_id, "category_id": found, "bbox": box, "score": score})
-    return results
-
-
-def evaluate(model: DetrForObjectDetection, scenes: Path, limit: int | None = None) -> dict[str, float]:
-    """Box AP in percent, and precision and recall (IoU 0.5, right class) of the queries kept at p > 0.5."""
-    coco = COCO(str(scenes / "annotations.json"))
-    ids = sorted(coco.imgs)[:limit]
-    results = detections(model, scenes, coco, ids)
-    scorer = COCOeval(coco, coco.loadRes(results), "bbox")
-    scorer.params.imgIds = ids
-    scorer.evaluate()
-    scorer.accumulate()
-    scorer.summarize()
-    names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-    figures = {name: 100 * float(value) for name, value in zip(names, scorer.stats[:6], strict=True)}
-
-    kept = COCOeval(coco, coco.loadRes([r for r in results if r["score"] > KEEP] or results[:1]), "bbox")
-    kept.params.imgIds, kept.params.iouThrs = ids, np.array([0.5])
-    kept.params.areaRng, kept.params.areaRngLbl = [kept.params.areaRng[0]], ["all"]
-    kept.evaluate()
-    pairs = [e for e in kept.evalImgs if e is not None]
-    hits = sum(int((e["dtMatches"] > 0).sum()) for e in pairs)
-    figures["precision"] = hits / max(1, sum(len(e["dtIds"]) for e in pairs))
-    figures["recall"] = hits / max(1, sum(len(e["gtIds"]) for e in pairs))
-    return figures
 
 
 def install(model: DetrForObjectDetection, out: Path, card: str) -> None:

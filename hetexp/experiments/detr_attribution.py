@@ -45,7 +45,9 @@ def prepare(session: Session) -> Job:
     adapter = session.adapter
     assert isinstance(adapter, DetrAdapter)
     processor = None if adapter.processor is None else adapter.processor.to_json_string()
-    store = session.store(keep=cfg.model.keep, odam_feature=cfg.model.odam_feature, processor=processor)
+    store = session.store(
+        keep=cfg.model.keep, odam_feature=cfg.model.odam_feature, processor=processor, autocast=cfg.autocast
+    )
     session.facts |= {"dataset": scenes.dataset_digest(), "store": store.key, "checkpoint": session.checkpoint}
     return Job(scenes, make_chunks(scenes.items, cfg.chunk_size, scenes.item_digest), store)
 

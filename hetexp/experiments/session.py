@@ -99,6 +99,7 @@ def open_model(cfg: DictConfig) -> AnyAdapter:
     )
     if isinstance(adapter, DetrAdapter):
         adapter.keep = cfg.model.keep
+        adapter.autocast = None if cfg.autocast is None else getattr(torch, cfg.autocast)
     return adapter
 
 

@@ -50,6 +50,8 @@ class DetrAdapter:
         model: it is set to eval mode; any attention implementation does.
         processor: image preprocessing; only `prepare` needs it.
         keep: queries whose largest class probability exceeds this are kept (protocol 4.2).
+        autocast: precision of the frozen backbone's convolutions (torch.bfloat16 or torch.float16); None leaves the
+            model's own. What gradients flow through is never touched.
     """
 
     name = "detr"
@@ -62,10 +64,12 @@ class DetrAdapter:
         processor: DetrImageProcessorPil | None = None,
         *,
         keep: float = 0.5,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.keep = keep
+        self.autocast = autocast
 
     @property
     def device(self) -> torch.device:
@@ -204,7 +208,8 @@ class DetrAdapter:
         for size in dict.fromkeys(sizes):
             members = [b for b in range(batch) if sizes[b] == size]
             crop = pixels[members, :, : size[0], : size[1]].contiguous(memory_format=torch.channels_last)  # faster
-            features = encode(crop, torch.ones(crop.shape[0], *size, device=crop.device))[-1][0]
+            with torch.autocast(crop.device.type, self.autocast, enabled=self.autocast is not None):
+                features = encode(crop, torch.ones(crop.shape[0], *size, device=crop.device))[-1][0].to(crop.dtype)
             if len(dict.fromkeys(sizes)) == 1 and size == (height, width):  # nothing is padded
                 return features, features.new_ones(batch, *features.shape[2:], dtype=torch.bool)
             for row, b in enumerate(members):

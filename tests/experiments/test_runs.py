@@ -214,6 +214,7 @@ def test_batches_of_images_give_the_numbers_of_single_ones(toy_config, tmp_path)
         ("methods=[gae,nope]", "Available methods"),
         ("methods=[gae,gae]", "each once"),
         ("dtype=float16", "float32 or float64"),
+        ("autocast=int8", "bfloat16, float16 or null"),
         ("shard=4/4", "counted from 0"),
         ("shard=x", "i/n"),
         ("batch_size=0", "at least 1"),

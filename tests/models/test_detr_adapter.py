@@ -213,3 +213,15 @@ def test_prepare_pads_a_batch() -> None:
     assert torch.equal(batch["pixel_mask"], own["pixel_mask"])
     with pytest.raises(ConfigError, match="without an image processor"):
         DetrAdapter(tiny_detr(1)).prepare(images)
+
+
+def test_autocast_reaches_the_frozen_backbone_alone() -> None:
+    """Relevance moves by what the feature map loses in bfloat16, and everything with a gradient stays float32."""
+    model, pixels = tiny_detr(2).float(), picture(64, 48).float()
+    exact, rounded = DetrAdapter(model), DetrAdapter(model, autocast=torch.bfloat16)
+    (want,), (got,) = (a.trace({"pixel_values": pixels}, [[Logit(0, 1)]]) for a in (exact, rounded))
+    assert {step.output_gradient.dtype for step in got.steps()} == {torch.float32}
+    features = got.features["image"].activation
+    assert features.dtype == torch.float32
+    off = distance(attribute(got, ALL)["ours_abs"]["image"], attribute(want, ALL)["ours_abs"]["image"])
+    assert 1e-5 < off < 0.05
