@@ -2,9 +2,10 @@
 
     python scripts/benchmark.py [--sizes full,embedded] [--parts detr,lxmert,sweep] [--targets 1,5,10,20] [--repeats 3]
 
-The reference runs, for every target and method, a forward pass and a full backward pass (weights included, and the
-backbone's last three stages, which its DETR trains), then dense products of N x N matrices. That cost is a sum of equal
-parts, so one target of every method is timed and the parts are added up. The floor is what no method can go below:
+The reference (hila-chefer/Transformer-MM-Explainability, on facebookresearch/detr's models) runs, for every target and
+method, a forward pass and a full backward pass that keeps the graph (weights included, and the backbone's last three
+stages, which its DETR trains), then dense products of N x N matrices. That cost is a sum of equal parts, so one target
+of every method is timed and the parts are added up. The floor is what no method can go below:
 a forward pass and a backward pass per target through the transformer's activations, nothing else, both as the
 library computes them; "batched" runs the directions together, "in turn" one after the other.
 
@@ -114,7 +115,7 @@ def reference(model: DetrForObjectDetection, pixels: Tensor, query: int, method:
     for handle in handles:
         handle.remove()
     model.zero_grad(set_to_none=True)
-    logits[0, query, 0].backward()
+    logits[0, query, 0].backward(retain_graph=True)
     with torch.no_grad():
         if method == "odam":
             (feature,) = kept["feature"]
@@ -313,8 +314,8 @@ def print_peak(size: str, way: str, targets: int) -> None:
 
 
 def table(size: str, args: argparse.Namespace, clock: Callable[[], float]) -> str:
-    targets = [int(k) for k in args.targets.split(",")]
     model, pixels = build(size)
+    targets = sorted({min(int(k), model.config.num_queries) for k in args.targets.split(",")})
     check(model, pixels)
     repeats = [repetition(model, pixels, targets, clock) for _ in range(args.repeats)]
     side = "x".join(map(str, pixels.shape[2:]))

@@ -18,8 +18,10 @@ def folded(backbone: nn.Module) -> Iterator[None]:
     """Every convolution followed by a frozen normalisation does the work of both inside.
 
     A frozen normalisation is a scale and a shift per channel, so it can move into weights and bias: a quarter of the
-    backbone's time. Blocks of another make are left alone. The model is as before on leaving.
+    backbone's time. Blocks of another make are left alone. ReLUs overwrite their input, so only for a pass without
+    gradients. The model is as before on leaving.
     """
+    activations = [module for module in backbone.modules() if isinstance(module, nn.ReLU) and not module.inplace]
     blocks = [
         block
         for block in backbone.modules()
@@ -30,8 +32,12 @@ def folded(backbone: nn.Module) -> Iterator[None]:
     try:
         for block, (convolution, norm) in zip(blocks, before, strict=True):
             block.convolution, block.normalization = _Folded(convolution, norm), nn.Identity()
+        for activation in activations:
+            activation.inplace = True
         yield
     finally:
+        for activation in activations:
+            activation.inplace = False
         for block, (convolution, norm) in zip(blocks, before, strict=True):
             block.convolution, block.normalization = convolution, norm
 
