@@ -50,7 +50,8 @@ class _Attention(torch.autograd.Function):
         mean = (gradient * output).sum(-1, keepdim=True)
         slopes = torch.empty_like(query), key.new_zeros(key.shape), value.new_zeros(value.shape)
         n_maps, n_query, n_key = maps.shape
-        step = min(n_query, max(1, block_bytes(maps.device) // max(1, n_maps * n_key * maps.element_size())))
+        row = max(1, n_maps * n_key * maps.element_size())
+        step = min(n_query, max(1, 2 * block_bytes(maps.device) // row))  # one block is read, one written
         buffer = maps.new_empty(n_maps * step * n_key)
         transposed = value.transpose(1, 2)
         for start in range(0, n_query, step):
