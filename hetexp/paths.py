@@ -1,7 +1,8 @@
-"""Where the package's own files lie."""
+"""Where the package's own files lie, and how a run's are found."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from hetexp.errors import ConfigError
@@ -20,3 +21,8 @@ def conf_dir() -> Path:
 def asset(name: str = "") -> str:
     """Path of an embedded asset; the empty name is the assets folder itself."""
     return str(PACKAGE / "assets" / name) if name else str(PACKAGE / "assets")
+
+
+def files_named(name: str, folder: Path) -> list[Path]:
+    """All files of that name below a folder, sorted; folders that a running process takes away are passed over."""
+    return sorted(Path(at) / name for at, _, names in os.walk(folder) if name in names)

@@ -16,6 +16,7 @@ from hetexp.experiments.chunks import Chunk
 from hetexp.experiments.files import SHARD_MANIFEST, atomic_text
 from hetexp.experiments.session import Session, session_for
 from hetexp.experiments.store import WRITING, Store
+from hetexp.paths import files_named
 
 # Where a run happened decides none of its numbers; what lies at a path is hashed by the store.
 _LOCAL = ("shard", "paths", "progress", "threads", "logger", "task", "merge")
@@ -59,7 +60,7 @@ def find_shards(folder: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: for no shards, mixed configurations or data, overlaps, or gaps; the message names them.
     """
-    shards = [_read(path) for path in sorted(folder.rglob(SHARD_MANIFEST))]
+    shards = [_read(path) for path in files_named(SHARD_MANIFEST, folder)]
     if not shards:
         raise DataError(f"no finished shard below {folder}: each shard's run folder holds a {SHARD_MANIFEST}")
     first = shards[0]

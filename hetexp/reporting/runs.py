@@ -13,6 +13,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from hetexp.errors import DataError
+from hetexp.paths import files_named
 
 # The command that makes each experiment's results, for messages and the report.
 COMMANDS = {
@@ -86,7 +87,7 @@ def newest_run(outputs: Path, experiment: str) -> Run:
     Raises:
         DataError: if there is none; the message names the command that makes one.
     """
-    paths = [p for name in SEARCHED for p in (outputs / name).rglob("results.csv")]
+    paths = [p for name in SEARCHED for p in files_named("results.csv", outputs / name)]
     sweeps = {p.parent for p in paths if (p.parent / "multirun.yaml").is_file()}
     paths = [p for p in paths if not sweeps & set(p.parent.parents)]
     for path in sorted(paths, key=lambda p: (p.stat().st_mtime_ns, str(p)), reverse=True):

@@ -24,6 +24,7 @@ from hetexp.experiments.store import WRITING, Store
 from hetexp.models import lxmert_parts
 from hetexp.models.detr import DetrAdapter
 from hetexp.models.lxmert import LxmertAdapter
+from hetexp.paths import files_named
 
 ROOT = Path(__file__).parents[2]
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
@@ -194,7 +195,7 @@ def test_killed_run_and_two_processes_on_its_store(toy_config, tmp_path):
     shared = tmp_path / "shared"
     OmegaConf.save(toy_config(methods, f"paths.store={shared}", "threads=1"), tmp_path / "cfg.yaml", resolve=True)
     victim = start(tmp_path / "cfg.yaml", tmp_path / "killed")
-    while len(list(shared.rglob("digests.json"))) < 6 and victim.poll() is None:
+    while len(files_named("digests.json", shared)) < 6 and victim.poll() is None:
         time.sleep(0.001)
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
