@@ -32,6 +32,7 @@ class RawAttention:
     """Head mean of the last attention from the explained token to each source."""
 
     corrections: ClassVar[tuple[str, ...]] = ()
+    features: ClassVar[bool] = False
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every source for the explained tokens, [k, N] each."""
@@ -49,6 +50,7 @@ class Rollout:
     """
 
     corrections: ClassVar[tuple[str, ...]] = ()
+    features: ClassVar[bool] = False
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every source for the explained tokens, [k, N] each."""
@@ -83,6 +85,7 @@ class GradCam:
     """relu(E_h[mean(G_h) A_h]) of the last attention from the explained token to each source."""
 
     corrections: ClassVar[tuple[str, ...]] = ()
+    features: ClassVar[bool] = False
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every source for the explained tokens, [k, N] each."""

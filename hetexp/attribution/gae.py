@@ -40,6 +40,7 @@ class Gae:
 
     normalise: bool = True
     corrections: ClassVar[tuple[str, ...]] = ("pos",)
+    features: ClassVar[bool] = False
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every source for the explained tokens, [k, N] each."""

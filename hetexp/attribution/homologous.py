@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class Homologous:
         correction: "abs" in the paper's figure; "pos" or "full".
     """
 
+    features: ClassVar[bool] = False
     correction: str = "abs"
 
     def __post_init__(self) -> None:

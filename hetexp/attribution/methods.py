@@ -26,6 +26,11 @@ class Method(Protocol):
         """Corrected maps it asks for."""
         ...
 
+    @property
+    def features(self) -> bool:
+        """Whether it reads the trace's features, which cost a longer backward pass."""
+        ...
+
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance per source, [k, N]."""
         ...
@@ -64,7 +69,7 @@ def observe(
     odam_feature: str | None = None,
 ) -> list[AttentionTrace]:
     """Traces of a batch that hold what these methods read, and nothing that costs more."""
-    features = any(isinstance(m, Odam) for m in methods.values())
+    features = any(method.features for method in methods.values())
     return adapter.trace(inputs, targets, odam_feature=odam_feature, features=features)
 
 

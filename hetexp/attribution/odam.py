@@ -17,6 +17,7 @@ class Odam:
     """relu(sum_c dy/dF_c * F_c) over the features F that the trace carries."""
 
     corrections: ClassVar[tuple[str, ...]] = ()
+    features: ClassVar[bool] = True
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every source for the explained tokens, [k, N] each."""

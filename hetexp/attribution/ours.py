@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -23,6 +24,7 @@ class Ours:
         noise_link: "none", "row" or "total" (Eq. 8-10 between encoder and first cross-attention).
     """
 
+    features: ClassVar[bool] = False
     correction: str
     noise_link: str = "none"
 

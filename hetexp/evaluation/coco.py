@@ -1,4 +1,4 @@
-"""COCO evaluation with free IoU thresholds, through pycocotools' own COCOeval (nothing printed, nothing patched)."""
+"""COCO evaluation with free IoU thresholds, matched and accumulated by pycocotools' own COCOeval (nothing printed)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as rle
@@ -20,8 +20,7 @@ SEGM_THRESHOLDS = tuple(round(0.20 + 0.05 * i, 2) for i in range(16))  # the pap
 BOX_THRESHOLDS = tuple(round(0.50 + 0.05 * i, 2) for i in range(10))  # COCO's own: 0.50:0.05:0.95
 
 _BLOCK = 250  # images that pycocotools holds records of at a time
-Row = TypeVar("Row")
-_Found = dict[int, list[tuple[int, int, float, Any]]]  # by category: number, image id, score, mask or box
+_Found = dict[int, dict[int, list[tuple[int, float, Any]]]]  # by category and image: number, score, mask or box
 
 _AREAS = ("", "_small", "_medium", "_large")  # COCOeval's order: all, small, medium, large
 
@@ -130,8 +129,8 @@ def _checked(
 
 def _keep(found: _Found, number: int, detection: dict[str, Any], shape: Any) -> None:
     """Note a detection in a fraction of the room of the records that pycocotools works on."""
-    row = (number, detection["image_id"], float(detection["score"]), shape)
-    found.setdefault(detection["category_id"], []).append(row)
+    images = found.setdefault(detection["category_id"], {})
+    images.setdefault(detection["image_id"], []).append((number, float(detection["score"]), shape))
 
 
 def _evaluate(
@@ -146,17 +145,16 @@ def _evaluate(
     thresholds = np.asarray(iou_thresholds, dtype=float)
     if thresholds.ndim != 1 or len(thresholds) == 0 or not ((thresholds > 0) & (thresholds <= 1)).all():
         raise InputError(f"IoU thresholds must be numbers in (0, 1], got {list(iou_thresholds)}")
-    truth: dict[int, list[dict[str, Any]]] = {}
-    for image_id in ids:
-        for annotation in coco_gt.imgToAnns.get(image_id, ()):
-            truth.setdefault(annotation["category_id"], []).append(annotation)
+    truth: dict[int, dict[int, list[dict[str, Any]]]] = {}  # by category and image
+    for image in ids:
+        for annotation in coco_gt.imgToAnns.get(image, ()):
+            truth.setdefault(annotation["category_id"], {}).setdefault(image, []).append(annotation)
     precisions, recalls = [], []
     # One category at a time and some images at a time, or pycocotools' records would grow to hundreds of megabytes.
     # Categories without ground truth never count (COCO's -1), nor do images that know nothing of a category: leaving
     # them out changes no number and saves most of the time.
     for category in sorted(truth):
-        records = _by_image(found.get(category, ()), lambda row: row[1])
-        annotations = _by_image(truth[category], lambda annotation: annotation["image_id"])
+        annotations, records = truth[category], found.get(category, {})
         images = sorted(annotations.keys() | records.keys())
         blocks = []
         for start in range(0, len(images), _BLOCK):
@@ -164,11 +162,11 @@ def _evaluate(
             made = [
                 # without other keys: pycocotools would take areas from the box of a mask that has one
                 {"id": n, "image_id": i, "category_id": category, "score": score, "iscrowd": 0, **shape(form, i)}
-                for image in block
-                for n, i, score, form in records.get(image, ())
+                for i in block
+                for n, score, form in records.get(i, ())
             ]
             # COCOeval writes into the annotations
-            copies = [dict(annotation) for image in block for annotation in annotations.get(image, ())]
+            copies = [dict(annotation) for i in block for annotation in annotations.get(i, ())]
             known, given = (_as_coco(coco_gt, block, category, part) for part in (copies, made))
             blocks.append(_matched(known, given, kind, thresholds))
         counted = _accumulated(blocks, kind, thresholds)
@@ -183,13 +181,6 @@ def _evaluate(
     result |= {f"AR{area}": _mean(recall[..., i]) for i, area in enumerate(_AREAS)}
     result[first] = _mean(precision[0, :, :, 0])
     return result
-
-
-def _by_image(rows: Iterable[Row], image_of: Callable[[Row], int]) -> dict[int, list[Row]]:
-    out: dict[int, list[Row]] = {}
-    for row in rows:
-        out.setdefault(image_of(row), []).append(row)
-    return out
 
 
 def _matched(truth: COCO, found: COCO, kind: str, thresholds: np.ndarray) -> list[dict[str, np.ndarray]]:

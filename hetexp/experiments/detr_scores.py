@@ -91,9 +91,7 @@ class Scorer:
             maps = [_finite(tensors[str(image.image_id)]) for image in images]
             if unit not in self._thresholds:
                 found = otsu_thresholds_of([to_uint8(clean) for clean, _ in maps])
-                self._thresholds[unit] = torch.cat(
-                    [torch.zeros(0, dtype=torch.float64), *found]
-                )  # a chunk may be empty
+                self._thresholds[unit] = torch.cat(found) if found else torch.zeros(0)
             thresholds = self._thresholds[unit].split([len(clean) for clean, _ in maps])
             for image, (clean, spoilt), levels in zip(images, maps, thresholds, strict=True):
                 masks = segment(clean, scale, image.input_size, image.size, self.upsample, levels)

@@ -187,6 +187,7 @@ def test_nothing_kept_and_nan_relevance_are_counted(toy_config, tmp_path, monkey
 
     class Broken:
         corrections = ()
+        features = False
 
         def __call__(self, trace, maps):
             return {"image": torch.full((trace.n_targets, trace.sizes["image"]), torch.nan)}
