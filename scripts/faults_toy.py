@@ -28,6 +28,24 @@ IMAGES, CLASSES = 12, 8
 METHODS = "methods=[gae,odam,ours_abs]"
 UNITS = 4 * IMAGES // 2  # stored by a whole run: rows and three methods of every chunk of two images
 
+# Run before a toy run's own code: memory for some images only, and a W&B that cannot be reached.
+NO_MEMORY = """
+import torch
+from hetexp.models.detr import DetrAdapter
+whole = DetrAdapter.trace
+def trace(self, inputs, targets, **more):
+    if len(targets) > {fits}:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+    return whole(self, inputs, targets, **more)
+DetrAdapter.trace = trace
+"""
+NO_WANDB = """
+import wandb
+def init(**settings):
+    raise wandb.errors.CommError("the network is gone")
+wandb.init = init
+"""
+
 
 def write_model(folder: Path) -> None:
     """A tiny random DETR."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faults_server import MEMBER, Answer, archive, hang_up, other, server, status
-from faults_toy import ROOT, UNITS, Done, Toy
+from faults_toy import NO_MEMORY, NO_WANDB, ROOT, UNITS, Done, Toy
 
 
 @dataclass
@@ -301,24 +301,6 @@ def network(data: str, body: bytes, faults: list[Answer], given: tuple[str, ...]
         return Row(happened, first.code, "yes" if arrived else "NO")
 
     return fault
-
-
-NO_MEMORY = """
-import torch
-from hetexp.models.detr import DetrAdapter
-whole = DetrAdapter.trace
-def trace(self, inputs, targets, **more):
-    if len(targets) > {fits}:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-    return whole(self, inputs, targets, **more)
-DetrAdapter.trace = trace
-"""
-NO_WANDB = """
-import wandb
-def init(**settings):
-    raise wandb.errors.CommError("the network is gone")
-wandb.init = init
-"""
 
 
 def table(folder: Path) -> dict[str, Fault]:

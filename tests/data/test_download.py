@@ -1,277 +1,28 @@
-"""Downloads against a server on this machine that misbehaves in every way that was thought of."""
+"""Downloading data sets: archives, receipts and what `check` says of them."""
 
 import hashlib
 import io
 import json
 import shutil
 import stat
-import threading
 import zipfile
 from collections import namedtuple
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from PIL import Image
+from download_server import FAST, picture, tree, zipped
 
 from hetexp.data import fetch as fetching
 from hetexp.data.check import check
 from hetexp.data.download import WORK, Download, download, download_dataset
-from hetexp.data.fetch import Patience, fetch
-from hetexp.data.sources import DATASETS, SOURCES, Product, Source
+from hetexp.data.sources import DATASETS, SOURCES, Product
 from hetexp.data.vqa import read_questions
 from hetexp.errors import ConfigError, DownloadError
-
-FAST = Patience(attempts=3, pause=0.001, connect_timeout=2, read_timeout=2)
-BODY = bytes(range(256)) * 4096  # 1 MiB
-
-
-class Server:
-    """Serves `files`. `faults` are taken one per request: None, a status (text), or after how many bytes to hang up."""
-
-    def __init__(self):
-        self.files, self.faults, self.requests = {}, [], []
-        self.ranges = self.tags = True
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                outer.answer(self)
-
-            def log_message(self, *args):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True)
-        self.thread.start()
-
-    def answer(self, request):
-        name, asked = request.path.lstrip("/"), request.headers.get("Range")
-        self.requests.append((name, asked, request.headers.get("If-Range")))
-        fault = self.faults.pop(0) if self.faults else None
-        if isinstance(fault, str) or name not in self.files:
-            request.send_error(int(fault or 404))
-            return
-        body = self.files[name]
-        tag = f'"{hashlib.md5(body).hexdigest()}"'
-        start = 0
-        if asked and self.ranges and request.headers.get("If-Range") in (None, tag):
-            start = int(asked.removeprefix("bytes=").rstrip("-"))
-            if start >= len(body):
-                request.send_error(416)
-                return
-            request.send_response(206)
-            request.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        else:
-            request.send_response(200)
-        if self.tags:
-            request.send_header("ETag", tag)
-        request.send_header("Content-Length", str(len(body) - start))
-        request.end_headers()
-        end = len(body) if fault is None else start + fault
-        request.wfile.write(body[start:end])
-
-    def close(self):
-        self.http.shutdown()
-        self.http.server_close()
-        self.thread.join()
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    running = Server()
-    yield running
-    running.close()
-
-
-def zipped(files):
-    memory = io.BytesIO()
-    with zipfile.ZipFile(memory, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return memory.getvalue()
-
-
-def md5(content):
-    return f"md5:{hashlib.md5(content).hexdigest()}"
-
-
-def picture(colour=0):
-    memory = io.BytesIO()
-    Image.new("RGB", (16, 12), (colour, 90, 30)).save(memory, "JPEG")
-    return memory.getvalue()
-
-
-@pytest.fixture
-def images(server):
-    """A source like val2017: three images in a zip."""
-    archive = zipped({"val2017/": b"", **{f"val2017/{i}.jpg": picture(i) for i in range(3)}})
-    server.files["val2017.zip"] = archive
-    return Source(
-        "coco_val2017_images",
-        "http://images.example/zips/val2017.zip",
-        (Product("val2017", "*.jpg", 3),),
-        "images",
-        len(archive),
-        md5(archive),
-    )
 
 
 def run(source, root, server, **kwargs):
     options = {"patience": FAST, "progress": False} | kwargs
     return download(source.name, root, server.url, {source.name: source}, **options)
-
-
-def tree(root):
-    return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
-
-
-# fetch
-
-
-def test_a_broken_connection_is_continued_and_not_begun_anew(server, tmp_path):
-    server.files["f"] = BODY
-    server.faults = [300_000, 400_000]
-    fetch(f"{server.url}/f", tmp_path / "f", FAST)
-    assert (tmp_path / "f").read_bytes() == BODY
-    assert tree(tmp_path) == ["f"]
-    starts = [int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0 for _, asked, _ in server.requests]
-    assert len(starts) == 3
-    assert starts[0] == 0
-    assert 200_000 < starts[1] <= 300_000
-    assert starts[1] + 300_000 < starts[2] <= starts[1] + 400_000
-    assert all(tag for _, _, tag in server.requests[1:]), "If-Range guards the continuation"
-
-
-def test_a_later_call_continues_what_an_earlier_one_left(server, tmp_path):
-    server.files["f"] = BODY
-    server.faults = [300_000, 0, 0, 0]
-    with pytest.raises(DownloadError, match=r"3 attempts in a row .* bytes are kept.*continues there"):
-        fetch(f"{server.url}/f", tmp_path / "f", FAST)
-    assert not (tmp_path / "f").exists()
-    kept = (tmp_path / "f.part").stat().st_size
-    assert kept > 200_000
-    server.faults, server.requests = [], []
-    fetch(f"{server.url}/f", tmp_path / "f", FAST)
-    assert [asked for _, asked, _ in server.requests] == [f"bytes={kept}-"]
-    assert (tmp_path / "f").read_bytes() == BODY
-
-
-@pytest.mark.parametrize(("ranges", "tags"), [(False, True), (False, False), (True, False)])
-def test_servers_without_ranges_or_tags(server, tmp_path, ranges, tags):
-    server.files["f"], server.ranges, server.tags = BODY, ranges, tags
-    server.faults = [300_000]
-    fetch(f"{server.url}/f", tmp_path / "f", FAST)
-    assert (tmp_path / "f").read_bytes() == BODY
-
-
-def test_a_file_that_changed_meanwhile_is_begun_anew(server, tmp_path):
-    server.files["f"], server.faults = BODY, [300_000, 0, 0, 0]
-    with pytest.raises(DownloadError):
-        fetch(f"{server.url}/f", tmp_path / "f", FAST)
-    for changed in (BODY[::-1], BODY[:1000]):
-        server.files["f"] = changed
-        fetch(f"{server.url}/f", tmp_path / "f", FAST)
-        assert (tmp_path / "f").read_bytes() == changed
-
-
-def test_a_part_longer_than_the_file_is_begun_anew(server, tmp_path):
-    server.files["f"], server.tags, server.faults = BODY, False, [300_000, 0, 0, 0]
-    with pytest.raises(DownloadError):
-        fetch(f"{server.url}/f", tmp_path / "f", FAST)
-    server.files["f"] = BODY[:1000]
-    fetch(f"{server.url}/f", tmp_path / "f", FAST)
-    assert (tmp_path / "f").read_bytes() == BODY[:1000]
-
-
-def test_a_part_of_another_address_is_not_continued(server, tmp_path):
-    server.files |= {"f": BODY, "g": BODY[::-1]}
-    server.faults = [300_000, 0, 0, 0]
-    with pytest.raises(DownloadError):
-        fetch(f"{server.url}/f", tmp_path / "f", FAST)
-    fetch(f"{server.url}/g", tmp_path / "f", FAST)
-    assert (tmp_path / "f").read_bytes() == BODY[::-1]
-
-
-def test_a_whole_part_needs_no_request(server, tmp_path):
-    (tmp_path / "f.part").write_bytes(b"abc")
-    (tmp_path / "f.part.json").write_text(json.dumps({"url": f"{server.url}/f", "validator": None, "total": 3}))
-    fetch(f"{server.url}/f", tmp_path / "f", FAST)
-    assert (tmp_path / "f").read_bytes() == b"abc"
-    assert server.requests == []
-
-
-def test_busy_servers_are_asked_again_and_pauses_grow(server, tmp_path, monkeypatch):
-    pauses = []
-    monkeypatch.setattr(fetching.time, "sleep", pauses.append)
-    server.files["f"], server.faults = b"abc", ["503", "500"]
-    fetch(f"{server.url}/f", tmp_path / "f", FAST)
-    assert (tmp_path / "f").read_bytes() == b"abc"
-    assert pauses == [0.001, 0.002]
-    server.faults = ["503"] * 3
-    with pytest.raises(DownloadError, match="answered 503"):
-        fetch(f"{server.url}/f", tmp_path / "g", FAST)
-
-
-def test_refusals_are_final_and_name_address_and_status(server, tmp_path):
-    with pytest.raises(DownloadError, match=r"/gone: the server answered 404 Not Found: .*put it below data\.root"):
-        fetch(f"{server.url}/gone", tmp_path / "f", FAST)
-    assert len(server.requests) == 1
-    with pytest.raises(DownloadError, match="check the address"):
-        fetch("nonsense://x/y", tmp_path / "f", FAST)
-    assert tree(tmp_path) == []
-
-
-def test_no_server_at_all(server, tmp_path):
-    gone = server.url
-    server.http.server_close()
-    with pytest.raises(DownloadError, match="3 attempts in a row"):
-        fetch(f"{gone}/f", tmp_path / "f", FAST)
-
-
-def test_silence_ends_with_the_timeout(server, tmp_path, monkeypatch):
-    wake = threading.Event()
-    monkeypatch.setattr(server, "answer", lambda request: wake.wait(5))
-    with pytest.raises(DownloadError, match="timed out"):
-        fetch(f"{server.url}/f", tmp_path / "f", replace(FAST, attempts=1, read_timeout=0.1))
-    wake.set()
-
-
-def test_progress_ends_at_the_total(server, tmp_path):
-    server.files["f"] = BODY
-    seen = []
-    fetch(f"{server.url}/f", tmp_path / "f", FAST, lambda held, total: seen.append((held, total)))
-    assert seen[0] == (0, len(BODY))
-    assert seen[-1] == (len(BODY), len(BODY))
-    assert seen == sorted(seen)
-
-
-def test_full_disk_before_and_while_writing(server, tmp_path, monkeypatch):
-    server.files["f"] = BODY
-    usage = namedtuple("usage", "total used free")
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda folder: usage(10**12, 10**12, fetching.RESERVE + 1000))
-        with pytest.raises(DownloadError, match="not enough disk space"):
-            fetch(f"{server.url}/f", tmp_path / "f", FAST)
-
-    def full(self, held):
-        if held > 500_000:
-            raise OSError(28, "No space left on device")
-
-    seen = []
-    with pytest.raises(DownloadError, match="the disk is full"):
-        fetch(f"{server.url}/f", tmp_path / "f", FAST, lambda held, total: full(seen, held))
-    kept = (tmp_path / "f.part").stat().st_size
-    assert kept > 400_000
-    server.requests = []
-    fetch(f"{server.url}/f", tmp_path / "f", FAST)
-    assert server.requests[0][1] == f"bytes={kept}-"
-    assert (tmp_path / "f").read_bytes() == BODY
-
-
-# download
 
 
 def test_an_archive_is_laid_out_as_released_and_fetched_once(server, images, tmp_path):
