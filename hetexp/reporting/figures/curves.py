@@ -102,11 +102,10 @@ def draw_sweep(run: Run) -> Figure:
         figure, ax = plt.subplots(figsize=(PAGE * 0.72, 3.2), layout="constrained")
         for method in table.columns:
             ax.plot(table.index, table[method], label=method_name(method), **METHOD_STYLE.get(method, {}))
-        for at, behind, _ in crossings(table):
-            height = np.interp(at, table.index, table[behind])
-            ax.plot(
-                at, height, "o", markersize=7, markerfacecolor="none", markeredgecolor="#444444", markeredgewidth=0.6
-            )
+        rings = [(at, np.interp(at, table.index, table[behind])) for at, behind, _ in crossings(table)]
+        if rings:
+            (marks,) = ax.plot(*zip(*rings, strict=True), "o", label="two methods change places", markersize=7)
+            marks.set(markerfacecolor="none", markeredgecolor="#444444", markeredgewidth=0.6)
         ax.set_xlabel("threshold, in multiples of Otsu's")
         ax.set_ylabel("AP (%)")
         ax.grid(alpha=0.25, linewidth=0.4)
