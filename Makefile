@@ -1,63 +1,62 @@
 # `make help` lists the targets. Everything runs in .venv, which `make setup` creates.
 PYTHON ?= python3
-EXTRAS ?= dev,wandb,hdf5,cluster
+EXTRAS ?= dev,docs,wandb,hdf5,cluster
+TORCH  ?= 2.13.0
 BIN    := .venv/bin
 RUN    := $(BIN)/python run.py
-TABLE  := $(BIN)/python scripts/make_tables.py
-FIGURE := $(BIN)/python scripts/make_figures.py
 
-DETR_FIGURES   := figure2 figure3 figure4
-LXMERT_FIGURES := figure5 figure7 figure8
+DETECTION_FIGURES := figure2 figure3 figure4
+VQA_FIGURES       := figure5 figure7 figure8
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tables table1 table2 $(DETR_FIGURES) $(LXMERT_FIGURES) figure6 figures \
-        samples-detr samples-lxmert sweep report bench all reference test clean
+.PHONY: help setup tables table1 table2 $(DETECTION_FIGURES) $(VQA_FIGURES) figure6 figures \
+        samples-detection samples-vqa sweep report bench all reference docs test lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9 -]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
-$(BIN)/.installed: pyproject.toml
+$(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt
 	touch $@
 
-setup: $(BIN)/.installed  ## create .venv and install hetexp with what its tests need
+setup: $(BIN)/.installed  ## create .venv and install hetexp with what its tests need, in tested versions
 
 tables: table1 table2  ## Tables 1 and 2: the main job
 
 table1: setup  ## Table 1: DETR's segmentation at Otsu's threshold
 	$(RUN) +experiment=table1
-	$(TABLE) 1
+	$(RUN) task=table "tables=[table1]"
 
 table2: setup  ## Table 2: the same at 0.3 times the threshold
 	$(RUN) +experiment=table2
-	$(TABLE) 2
+	$(RUN) task=table "tables=[table2]"
 
-samples-detr: setup
+samples-detection: setup
 	$(RUN) model=detr task=samples
 
-samples-lxmert: setup
+samples-vqa: setup
 	$(RUN) model=lxmert task=samples
 
-$(DETR_FIGURES): samples-detr
-	$(FIGURE) $(subst figure,,$@)
+$(DETECTION_FIGURES): samples-detection
+	$(RUN) task=figure "figures=[$@]"
 
-$(LXMERT_FIGURES): samples-lxmert
-	$(FIGURE) $(subst figure,,$@)
+$(VQA_FIGURES): samples-vqa
+	$(RUN) task=figure "figures=[$@]"
 
 figure6: setup  ## Figure 6: LXMERT's perturbation curves, and their table
 	$(RUN) +experiment=figure6
-	$(TABLE) figure6
-	$(FIGURE) 6
+	$(RUN) task=table "tables=[figure6]"
+	$(RUN) task=figure "figures=[figure6]"
 
-figures: $(DETR_FIGURES) $(LXMERT_FIGURES) figure6  ## figures 2 to 8
+figures: $(DETECTION_FIGURES) $(VQA_FIGURES) figure6  ## figures 2 to 8
 
 sweep: setup  ## AP against the Otsu scale, a Hydra multirun
 	$(RUN) +experiment=threshold_sweep
-	$(FIGURE) sweep
+	$(RUN) task=figure "figures=[threshold_sweep]"
 
 report: setup  ## one HTML page of everything that is under outputs/
-	$(BIN)/python scripts/make_report.py
+	$(RUN) task=report
 
 bench: setup  ## speed and memory against the reference's way, as ratios
 	$(BIN)/python scripts/benchmark.py
@@ -67,11 +66,22 @@ all: tables figures sweep report  ## everything but the benchmark, from nothing
 reference: all  ## refresh outputs/reference and the tables shown in README
 	$(BIN)/python scripts/update_reference.py
 
-test: setup  ## ruff, mypy and the test suite
+docs: setup  ## the documentation as a site in site/, every link and reference checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+test: setup  ## ruff, mypy, the documentation and the test suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python -m pytest
+
+lock:  ## resolve constraints.txt anew: the newest versions that pyproject.toml allows, with torch of $(TORCH)
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' torch==$(TORCH)
+	echo '# Exact versions of everything that `make setup` installs; written by `make lock`.' > constraints.txt
+	build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+.*//' >> constraints.txt
 
 clean:  ## remove what runs have written, but for outputs/reference
 	find outputs -mindepth 1 -maxdepth 1 ! -name reference ! -name .gitkeep -exec rm -rf {} +

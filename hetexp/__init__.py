@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hetexp import masks, targets
     from hetexp.api import explain
-    from hetexp.attribution.methods import METHODS
-    from hetexp.models.load import load_model
+    from hetexp.attribution.registry import METHODS, MethodRecord, register_method
+    from hetexp.explanation import Explanation
+    from hetexp.models.registry import load_model
 
-__all__ = ["METHODS", "explain", "load_model", "masks", "targets"]
+__all__ = ["METHODS", "Explanation", "MethodRecord", "explain", "load_model", "masks", "register_method", "targets"]
 __version__ = "0.1.0"
 
 # Loaded when first asked for: the command line answers --help and typing errors without torch.
-_HOME = {"METHODS": "attribution.methods", "explain": "api", "load_model": "models.load"}
+_HOME = {
+    "METHODS": "attribution.registry",
+    "Explanation": "explanation",
+    "MethodRecord": "attribution.registry",
+    "explain": "api",
+    "load_model": "models.registry",
+    "register_method": "attribution.registry",
+}
 
 
 def __getattr__(name: str) -> Any:

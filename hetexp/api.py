@@ -1,49 +1,176 @@
-"""Explain one input: the public entry point for notebooks and tests."""
+"""Explain inputs: the public entry point for notebooks, scripts and tests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from operator import index
+from typing import Any, SupportsIndex
 
+import torch
+from PIL.Image import Image
 from torch import Tensor
 
-from hetexp.attribution.methods import Method, attribute, method_table, observe
+from hetexp.attribution.attribute import attribute, build_methods, observe
+from hetexp.attribution.method import Method
 from hetexp.errors import InputError
-from hetexp.models.load import AnyAdapter
-from hetexp.models.trace import Target
-from hetexp.targets import Logit
+from hetexp.explanation import Explanation, Relevance, Row
+from hetexp.models.protocols import Adapter, Detections
+from hetexp.models.trace import AttentionTrace, Target
+from hetexp.targets import Logit, describe, resolve
+
+Methods = Iterable[str] | Mapping[str, Method] | str
+OneTarget = Target | str | SupportsIndex
+Targets = OneTarget | Sequence[OneTarget | Sequence[OneTarget]] | None
 
 
 def explain(
-    adapter: AnyAdapter,
+    adapter: Adapter,
     inputs: Mapping[str, Tensor],
-    methods: Iterable[str] | Mapping[str, Method] | str,
-    targets: Target | Sequence[Target] | None = None,
+    methods: Methods,
+    targets: Targets = None,
     *,
-    odam_feature: str | None = None,
-) -> dict[str, dict[str, Tensor]]:
-    """Raw relevance of one input for several methods, from one forward and one batched backward pass.
+    image: Image | None = None,
+) -> Explanation:
+    """Raw relevance for several methods, from one forward pass and one backward pass per target.
 
     Args:
         adapter: from `hetexp.load_model`.
-        inputs: the Hugging Face model's own keyword tensors, batch 1.
+        inputs: the Hugging Face model's own keyword tensors, one input or a padded batch.
         methods: names (see `hetexp.METHODS`), or name -> method.
-        targets: one or several of `hetexp.targets`; None explains every kept query (DETR) or the predicted
-            answer (LXMERT).
-        odam_feature: which features ODAM reads; the adapter's first by default.
+        targets: None explains every kept query of a detector, or the predicted answer. Otherwise one or several of
+            `hetexp.targets`; a class name (the kept queries of that class, or that answer); a number (an object query,
+            or an answer). A sequence of sequences gives each input of a batch its own.
+        image: the picture of a single input, kept for drawing.
 
     Returns:
-        method -> stream -> relevance. DETR: {"image": [k, h, w]}. LXMERT: {"text": [k, T], "image": [k, R]}.
+        a mapping method -> source -> relevance that also knows targets, labels, scores, boxes and its provenance.
+        Detectors: {"image": [k, h, w]}. Models that answer questions: {"text": [k, T], "image": [k, R]}. k counts the
+        targets of all inputs, in their order.
 
     Raises:
-        ConfigError: for an unknown method.
-        InputError: for a batch larger than one, or a target that does not exist.
+        ConfigError: for an unknown method, or a class that does not exist.
+        InputError: for a target that does not exist, or an image beside a batch.
     """
     table = (
-        methods if isinstance(methods, Mapping) else method_table([methods] if isinstance(methods, str) else methods)
+        methods if isinstance(methods, Mapping) else build_methods([methods] if isinstance(methods, str) else methods)
     )
-    batch = next(iter(inputs.values())).shape[0]
-    if batch != 1:
-        raise InputError(f"explain takes one input at a time, got a batch of {batch}")
-    wanted: Sequence[Target] = [Logit()] if targets is None else targets if isinstance(targets, Sequence) else [targets]
-    (trace,) = observe(adapter, inputs, [wanted], table, odam_feature)
-    return attribute(trace, table)
+    batch = int(next(iter(inputs.values())).shape[0])
+    if image is not None and batch != 1:
+        raise InputError(f"one image was given for a batch of {batch} inputs: explain them one at a time to draw them")
+    wanted = _per_input(adapter, inputs, targets, batch)
+    traces = observe(adapter, inputs, wanted, table)
+    return collect(adapter, traces, [attribute(trace, table) for trace in traces], table, image=image)
+
+
+def collect(
+    adapter: Adapter,
+    traces: Sequence[AttentionTrace],
+    found: Sequence[Relevance],
+    methods: Mapping[str, Method],
+    **more: Any,
+) -> Explanation:
+    """One explanation of the relevance found in the traces of a batch; `more` are fields of `Explanation`."""
+    relevance = {name: {s: torch.cat([f[name][s] for f in found]) for s in traces[0].sources} for name in found[0]}
+    rows = [row for item, trace in enumerate(traces) for row in describe_rows(trace, adapter.labels, item)]
+    return Explanation(
+        relevance,
+        rows,
+        "detection" if "detections" in traces[0].outputs else "vqa",
+        provenance(adapter, methods),
+        [{s: trace.layouts[s].grid for s in trace.sources} for trace in traces],
+        [trace.layouts["image"].extent for trace in traces],
+        **more,
+    )
+
+
+def describe_rows(trace: AttentionTrace, labels: Mapping[int, str], item: int = 0) -> list[Row]:
+    """What each target of a trace explains."""
+    detections: Detections | None = trace.outputs.get("detections")
+    if detections is None:
+        logits = trace.outputs["logits"]
+        best = int(logits.argmax())
+        score = float(logits.double().softmax(-1)[best])
+        return [
+            Row(describe(target, logits, labels), labels.get(best, str(best)), score, item=item)
+            for target in trace.targets
+        ]
+    rows = []
+    for target, query in zip(trace.targets, trace.tokens.tolist(), strict=True):
+        label = int(detections.labels[query])
+        rows.append(
+            Row(
+                describe(target, detections.logits[query], labels),
+                labels.get(label, str(label)),
+                float(detections.scores[query]),
+                query,
+                corners(detections.boxes[query]),
+                item,
+            )
+        )
+    return rows
+
+
+def corners(box: Tensor) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2, clipped to the image, of a box (centre x, centre y, width, height) [4]."""
+    cx, cy, w, h = box.tolist()
+    x1, y1, x2, y2 = (min(max(v, 0.0), 1.0) for v in (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2))
+    return x1, y1, x2, y2
+
+
+def provenance(adapter: Adapter, methods: Mapping[str, Method]) -> dict[str, Any]:
+    """Where relevance comes from, JSON-serialisable."""
+    return {
+        "model": adapter.name,
+        "checkpoint": str(getattr(adapter.model.config, "_name_or_path", "")),
+        "dtype": str(adapter.dtype).removeprefix("torch."),
+        "methods": {
+            name: {"class": type(m).__name__, **{k: v for k, v in vars(m).items() if not k.startswith("_")}}
+            for name, m in methods.items()
+        },
+        "versions": {name: version(name) for name in ("hetexp", "torch", "transformers")},
+    }
+
+
+def _per_input(adapter: Adapter, inputs: Mapping[str, Tensor], targets: Targets, batch: int) -> list[list[Target]]:
+    if targets is None:
+        return [[Logit()] for _ in range(batch)]
+    several = [targets] if isinstance(targets, str) or not isinstance(targets, Sequence) else list(targets)
+    nested = [isinstance(t, Sequence) and not isinstance(t, str) for t in several]
+    if any(nested):
+        if not all(nested) or len(several) != batch:
+            raise InputError(f"targets must be one list for all inputs, or {batch} lists, one per input")
+        per_input: list[Any] = several
+    else:
+        per_input = [several] * batch
+    detections: list[Detections] | None = None
+    detect = getattr(adapter, "detect", None)
+    if detect is not None and any(isinstance(t, str) for one in per_input for t in one):
+        detections = detect(inputs)
+    return [
+        [own for t in one for own in _as_targets(adapter, t, None if detections is None else detections[b])]
+        for b, one in enumerate(per_input)
+    ]
+
+
+def _as_targets(adapter: Adapter, target: OneTarget, detections: Detections | None) -> list[Target]:
+    has_queries = hasattr(adapter, "detect")
+    if isinstance(target, SupportsIndex):
+        number = index(target)
+        return [Logit(query=number) if has_queries else Logit(number)]
+    if not isinstance(target, str):
+        if not callable(target):
+            raise InputError(f"{target!r} is no target: give one of hetexp.targets, the name of a class, or a number")
+        return [resolve(target, adapter.labels)]
+    named = resolve(Logit(target), adapter.labels)
+    if detections is None:
+        return [named]
+    threshold: float = adapter.score_threshold  # type: ignore[attr-defined]
+    kept = (detections.scores > threshold).nonzero().flatten().tolist()
+    queries = [q for q in kept if int(detections.labels[q]) == named.index]
+    if not queries:
+        seen = ", ".join(dict.fromkeys(adapter.labels[int(detections.labels[q])] for q in kept)) or "nothing"
+        raise InputError(
+            f"no {target} was detected with p > {threshold:g}; detected: {seen}. Lower score_threshold, or name a query"
+        )
+    return [Logit(named.index, query=q) for q in queries]

@@ -9,7 +9,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from hetexp import config
+from hetexp import __version__, config
 from hetexp.errors import HetexpError
 from hetexp.paths import conf_dir
 
@@ -17,11 +17,12 @@ log = logging.getLogger("hetexp")
 
 config.register()
 
+STOPPED = 130  # what shells expect of a command that Ctrl-C has ended
+
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
-def main(cfg: DictConfig) -> None:
-    """Run the task that the configuration describes; errors a user can mend end with exit code 1."""
-    from hetexp.experiments.runner import run  # torch and transformers load only when something runs
+def _run(cfg: DictConfig) -> None:
+    from hetexp.experiments.tasks import run  # torch and transformers load only when something runs
 
     try:
         run(cfg)
@@ -30,6 +31,20 @@ def main(cfg: DictConfig) -> None:
             raise
         log.error("%s", error)
         sys.exit(1)
+    except KeyboardInterrupt:
+        log.error("stopped; what is stored is kept, and the same command continues there")
+        sys.exit(STOPPED)
+
+
+def main() -> None:
+    """Run the task that the command line describes; errors a user can fix end with exit code 1."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"hetexp {__version__}")
+        return
+    logging.basicConfig(format="%(message)s")
+    sys.argv[1:] = config.current_names(sys.argv[1:])
+    logging.getLogger().handlers.clear()  # Hydra sets up its own
+    _run()
 
 
 if __name__ == "__main__":

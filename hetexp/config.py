@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -12,34 +16,49 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from hetexp.errors import ConfigError
+from hetexp.evaluation.upsampling import Upsampling
+from hetexp.models.registry import ARCHITECTURES, AUTO
 from hetexp.paths import asset, conf_dir
 
-UPSAMPLINGS = ("reference", "bilinear", "nearest", "bilinear_relevance")
+log = logging.getLogger("hetexp")
+
+
+class Precision(Enum):
+    """Floating type of weights and attribution."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+class HalfPrecision(Enum):
+    """Floating type of a frozen backbone's convolutions."""
+
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class AnswerScore(Enum):
+    """How an answer is scored: LXMERT's soft score, or VQA v2's official accuracy."""
+
+    soft = "soft"
+    official = "official"
 
 
 @dataclass
 class ProfileConfig:
     name: str = "embedded"
-    checkpoints: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class ModelConfig:
     name: str = "detr"
-    checkpoint: str = ""
+    checkpoint: str | None = None
+    checkpoints: dict[str, Any] = field(default_factory=dict)
     revision: str | None = None
-    keep: float = 0.5
-    odam_feature: str = "projection"
-    submit_unkept: bool = False
+    score_threshold: float | None = None
+    include_below_threshold: bool = False
     batch_size: int = 1
     chunk_size: int = 20
-
-
-@dataclass
-class MethodConfig:
-    name: str = "ours_abs"
-    correction: str | None = None
-    noise_link: str | None = None
 
 
 @dataclass
@@ -48,14 +67,21 @@ class NameConfig:
 
 
 @dataclass
+class TargetConfig:
+    name: str = "logit"
+    side: str | None = None
+
+
+@dataclass
 class ThresholdConfig:
     scale: Any = 1.0
-    upsample: str = "reference"
+    upsample: Upsampling = Upsampling.reference
 
 
 @dataclass
 class DataConfig:
     name: str = ""
+    format: str = "coco"
     root: str = MISSING
     images: str | None = None
     annotations: str | None = None
@@ -63,7 +89,7 @@ class DataConfig:
     answers: str | None = None
     regions: str | None = None
     draw: int | None = None
-    score: str = "soft"
+    score: AnswerScore = AnswerScore.soft
     mirror: str | None = None
 
 
@@ -83,23 +109,31 @@ class PathsConfig:
 
 
 @dataclass
+class ReportConfig:
+    partial: bool = False
+
+
+@dataclass
 class Config:
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    method: MethodConfig = field(default_factory=MethodConfig)
+    method: dict[str, Any] = field(default_factory=dict)
     correction: NameConfig = field(default_factory=NameConfig)
     noise_link: NameConfig = field(default_factory=NameConfig)
     threshold: ThresholdConfig = field(default_factory=ThresholdConfig)
-    target: NameConfig = field(default_factory=NameConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
     task: NameConfig = field(default_factory=NameConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     experiment: str | None = None
     methods: list[str] | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    metrics: list[str] | None = None
+    plugins: list[str] = field(default_factory=list)
     device: str = "auto"
-    dtype: str = "float32"
-    autocast: str | None = None
+    dtype: Precision = Precision.float32
+    autocast: HalfPrecision | None = None
     threads: int | None = None
     batch_size: int = 1
     chunk_size: int = 20
@@ -114,6 +148,10 @@ class Config:
     question: str | None = None
     answers: list[Any] | None = None
     merge: dict[str, Any] = field(default_factory=lambda: {"from": None})
+    tables: list[str] | None = None
+    figures: list[str] | None = None
+    results: str | None = None
+    report: ReportConfig = field(default_factory=ReportConfig)
 
 
 def run_dir(outputs: str, now: str, label: str, shard: Any) -> str:
@@ -123,24 +161,73 @@ def run_dir(outputs: str, now: str, label: str, shard: Any) -> str:
     return f"{outputs}/shards/{label}/{str(shard).replace('/', '-of-')}"
 
 
-def run_label(experiment: str | None, model: str, method: str) -> str:
+def run_label(experiment: str | None, task: str, model: str, method: str) -> str:
     """Short name of a run for its folder."""
-    return experiment or f"{model}_{method}"
+    return experiment or (task if task in ("table", "figure", "report") else f"{model}_{method}")
+
+
+def default_data(profile: str, model: str) -> str:
+    """The data a profile has for what a model does."""
+    architecture = ARCHITECTURES.get(model)
+    return f"{profile}_{architecture.kind if architecture else 'detection'}"
+
+
+def described(group: str) -> str:
+    """The options of a configuration group, a line each, from the first comment of each file."""
+    lines = []
+    for path in sorted((conf_dir() / group).glob("*.yaml")):
+        comments = [x[1:].strip() for x in path.read_text(encoding="utf-8").splitlines() if x.startswith("#")]
+        about = next((c for c in comments if not c.startswith("@package")), "")
+        lines.append(f"  {path.stem:<20}{about}")
+    return "\n".join(lines)
 
 
 def register() -> None:
     """Make schema and resolvers known to Hydra; safe to call twice."""
     ConfigStore.instance().store(name="schema", node=Config)
-    OmegaConf.register_new_resolver("asset", asset, replace=True)
-    OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
-    OmegaConf.register_new_resolver("run_label", run_label, replace=True)
+    for resolver in (asset, run_dir, run_label, default_data, described):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+
+
+# Names of one release ago -> today's.
+RENAMED = {
+    "model.keep": "model.score_threshold",
+    "model.submit_unkept": "model.include_below_threshold",
+    "model.odam_feature": "parameters.odam.feature",
+}
+RENAMED_DATA = {f"{profile}_{old}": f"{profile}_{new}" for profile in ("embedded", "paper")
+                for old, new in (("detr", "detection"), ("lxmert", "vqa"))}  # fmt: skip
+
+
+def current_names(overrides: Iterable[str]) -> list[str]:
+    """Overrides with options of one release ago under today's names; each is warned of."""
+    out = []
+    for given in overrides:
+        prefix, key, value = re.fullmatch(r"([+~]*)([^=]*)(.*)", given, re.DOTALL).groups()  # type: ignore[union-attr]
+        current = given
+        if key in RENAMED:
+            new = RENAMED[key]
+            current = f"{'++' if new.startswith('parameters.') else prefix}{new}{value}"
+        elif key == "data" and value.removeprefix("=") in RENAMED_DATA:
+            current = f"{prefix}data={RENAMED_DATA[value.removeprefix('=')]}"
+        if current != given:
+            log.warning("%s is now called %s: the old name goes with the next release", given, current)
+        out.append(current)
+    return out
 
 
 def composed(*overrides: str) -> DictConfig:
     """The configuration that these overrides give on the command line, for scripts and tests."""
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+        return compose("config", overrides=current_names(overrides))
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as JSON-serialisable values."""
+    found = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False, enum_to_str=True)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
 
 
 def parse_shard(shard: Any) -> tuple[int, int]:
@@ -200,32 +287,31 @@ def validate(cfg: DictConfig) -> None:
     _known_keys(cfg, OmegaConf.structured(Config))
     if OmegaConf.is_missing(cfg.data, "root"):
         raise ConfigError(f"data.root is not set: name the folder that holds {cfg.data.name}, e.g. data.root=/data")
+    if not cfg.model.checkpoint:
+        raise ConfigError(
+            f"model.checkpoint is not set, and profile={cfg.profile.name} has none for model={cfg.model.name}: give a "
+            "folder or a hub id, model.checkpoint=..."
+        )
+    if cfg.model.name not in (AUTO, *ARCHITECTURES):
+        raise ConfigError(f"unknown model {cfg.model.name!r}. Available models: {', '.join((AUTO, *ARCHITECTURES))}")
     scales(cfg)
     parse_shard(cfg.shard)
-    if cfg.threshold.upsample not in UPSAMPLINGS:
-        raise ConfigError(f"threshold.upsample={cfg.threshold.upsample!r} must be one of {', '.join(UPSAMPLINGS)}")
-    if cfg.dtype not in ("float32", "float64"):
-        raise ConfigError(f"dtype={cfg.dtype!r} must be float32 or float64")
-    if cfg.autocast is not None:
-        if cfg.autocast not in ("bfloat16", "float16"):
-            raise ConfigError(f"autocast={cfg.autocast!r} must be bfloat16, float16 or null")
-        if cfg.model.name != "detr" or cfg.dtype != "float32":
-            raise ConfigError(
-                f"autocast={cfg.autocast} is for the backbone of model=detr with dtype=float32, not for "
-                f"model={cfg.model.name} with dtype={cfg.dtype}: drop it"
-            )
+    if cfg.autocast is not None and cfg.dtype != Precision.float32:
+        raise ConfigError(f"autocast={cfg.autocast.name} needs dtype=float32, not {cfg.dtype.name}: drop one of them")
     for key in ("batch_size", "chunk_size"):
         if cfg[key] < 1:
             raise ConfigError(f"{key}={cfg[key]} must be at least 1")
     for key in ("limit", "threads"):
         if cfg[key] is not None and cfg[key] < 1:
             raise ConfigError(f"{key}={cfg[key]} must be at least 1, or null")
-    for key in ("bootstrap", "workers"):
-        if cfg[key] < 0:
-            raise ConfigError(f"{key}={cfg[key]} must be 0 (off) or positive")
-    if not 0 <= cfg.model.keep < 1:
-        raise ConfigError(f"model.keep={cfg.model.keep} is a probability: it must lie in [0, 1)")
-    if cfg.methods is not None and (not cfg.methods or len(set(cfg.methods)) != len(cfg.methods)):
-        raise ConfigError(f"methods={list(cfg.methods)} must name one or more methods, each once")
-    if cfg.data.score not in ("soft", "official"):
-        raise ConfigError(f"data.score={cfg.data.score!r} must be soft or official")
+    if cfg.workers < 0:
+        raise ConfigError(f"workers={cfg.workers} must be 0 (off) or positive")
+    if cfg.bootstrap < 0 or cfg.bootstrap == 1:
+        raise ConfigError(f"bootstrap={cfg.bootstrap} must be 0 (off) or at least 2 resamples")
+    if cfg.model.score_threshold is not None and not 0 <= cfg.model.score_threshold < 1:
+        raise ConfigError(f"model.score_threshold={cfg.model.score_threshold} is a probability: it must lie in [0, 1)")
+    if cfg.target.side is not None and cfg.target.name != "box":
+        raise ConfigError(f"target.side={cfg.target.side} is for target=box, not for target={cfg.target.name}")
+    for key in ("methods", "metrics"):
+        if cfg[key] is not None and (not cfg[key] or len(set(cfg[key])) != len(cfg[key])):
+            raise ConfigError(f"{key}={list(cfg[key])} must name one or more {key}, each once")

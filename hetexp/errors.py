@@ -1,4 +1,4 @@
-"""Errors that a user can mend: each message names the value, what was expected and what to do."""
+"""Errors that a user can fix: each message names the value, what was expected and what to do."""
 
 
 class HetexpError(Exception):
@@ -23,3 +23,8 @@ class CheckpointError(HetexpError):
 
 class DownloadError(HetexpError):
     """A download could not be completed or verified."""
+
+
+def some(faults: list[str], most: int = 8) -> str:
+    """The first few of many faults, as one text."""
+    return "; ".join(faults[:most]) + (f"; and {len(faults) - most} more" if len(faults) > most else "")

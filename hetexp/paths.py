@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from hetexp.errors import ConfigError
 
@@ -26,3 +28,9 @@ def asset(name: str = "") -> str:
 def files_named(name: str, folder: Path) -> list[Path]:
     """All files of that name below a folder, sorted; folders that a running process takes away are passed over."""
     return sorted(Path(at) / name for at, _, names in os.walk(folder) if name in names)
+
+
+def import_from(reference: str) -> Any:
+    """What "module:name" refers to."""
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)

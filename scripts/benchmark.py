@@ -28,25 +28,31 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import make_standins
 import torch
 from torch import Tensor
 from transformers import DetrConfig, DetrForObjectDetection, LxmertConfig, LxmertForQuestionAnswering, ResNetConfig
 
-from hetexp.attribution.methods import attribute, method_table, observe
+from hetexp.attribution.attribute import attribute, build_methods, observe
 from hetexp.config import composed
 from hetexp.evaluation.perturbation import variants
-from hetexp.experiments.perturb import Sample, answer_variants, full_batch
-from hetexp.experiments.runner import evaluate
-from hetexp.experiments.session import session_for
+from hetexp.experiments.engine.session import open_session
+from hetexp.experiments.tasks import evaluate
+from hetexp.experiments.vqa.perturb import answer_variants
 from hetexp.models.detr import DetrAdapter
 from hetexp.models.lxmert import LxmertAdapter
 from hetexp.models.observe import frozen
+from hetexp.models.protocols import EncodedQuestion
 from hetexp.paths import asset
 from hetexp.targets import Logit
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]  # whose oracle is the reference's way, one for tests and times
+import make_random_checkpoints  # noqa: E402
+import oracle  # noqa: E402
 
 ONE = ("ours_pos",)
 FIVE = ("gae", "odam", "ours_abs", "ours_pos", "ours_noised")
@@ -74,9 +80,9 @@ def build(size: str) -> tuple[DetrForObjectDetection, Tensor]:
 
 def ours(model: DetrForObjectDetection, pixels: Tensor, targets: int, methods: tuple[str, ...]) -> dict[str, Tensor]:
     adapter = DetrAdapter(model)
-    table = method_table(methods)
-    (trace,) = observe(adapter, {"pixel_values": pixels}, [[Logit(0, q) for q in range(targets)]], table)
-    return {name: found["image"] for name, found in attribute(trace, table).items()}
+    built = build_methods(methods)
+    (trace,) = observe(adapter, {"pixel_values": pixels}, [[Logit(0, q) for q in range(targets)]], built)
+    return {name: found["image"] for name, found in attribute(trace, built).items()}
 
 
 # -- the reference's way ---------------------------------------------------------------------------------------
@@ -97,58 +103,17 @@ def trained_backbone(model: DetrForObjectDetection, wanted: bool) -> Iterator[No
 
 def reference(model: DetrForObjectDetection, pixels: Tensor, query: int, method: str) -> Tensor:
     """Relevance [N] of one query: forward, full backward that keeps the maps' gradients, dense products."""
-    kept: dict[str, list[Tensor]] = {"encoder": [], "own": [], "cross": [], "feature": []}
-
-    def keep(kind: str, tensor: Tensor) -> None:
-        if tensor.requires_grad:
-            tensor.retain_grad()
-        kept[kind].append(tensor)
-
-    inner = model.model
-    handles = [inner.input_projection.register_forward_hook(lambda m, i, o: keep("feature", o))]
-    for layer in inner.encoder.layers:
-        handles.append(layer.self_attn.register_forward_hook(lambda m, i, o: keep("encoder", o[1])))
-    for layer in inner.decoder.layers:
-        handles.append(layer.self_attn.register_forward_hook(lambda m, i, o: keep("own", o[1])))
-        handles.append(layer.encoder_attn.register_forward_hook(lambda m, i, o: keep("cross", o[1])))
-    logits = model(pixel_values=pixels).logits
-    for handle in handles:
-        handle.remove()
+    with oracle.watching_detector(model, cut_backbone=False) as seen:
+        logits = model(pixel_values=pixels).logits
+    kept = [seen.features["projection"], *seen.maps]
+    for tensor in kept:
+        tensor.retain_grad()
     model.zero_grad(set_to_none=True)
     logits[0, query, 0].backward(retain_graph=True)
     with torch.no_grad():
-        if method == "odam":
-            (feature,) = kept["feature"]
-            return (feature * feature.grad).sum(1).relu().flatten()
-        return _dense({k: [_corrected(a, method) for a in kept[k]] for k in ("encoder", "own", "cross")}, method)[query]
-
-
-def _corrected(attention: Tensor, method: str) -> Tensor:
-    gradient = attention.grad
-    assert gradient is not None
-    gradient = gradient.abs() if method == "ours_abs" else gradient.clamp(min=0)
-    return (gradient * attention)[0].mean(0)
-
-
-def _dense(maps: dict[str, list[Tensor]], method: str) -> Tensor:
-    def bar(r: Tensor) -> Tensor:
-        rest = r - torch.eye(len(r))
-        return rest / rest.sum(1, keepdim=True) + torch.eye(len(r))
-
-    image = torch.eye(len(maps["encoder"][0]))
-    for a in maps["encoder"]:
-        image = image + a @ image
-    if method == "ours_noised":
-        image = bar(image).nan_to_num()
-    queries = torch.eye(len(maps["own"][0]))
-    both = torch.zeros(len(queries), len(image))
-    for own, cross in zip(maps["own"], maps["cross"], strict=True):
-        queries, both = queries + own @ queries, both + own @ both
-        if method == "gae":
-            both = both + (bar(queries).T @ cross @ bar(image)).nan_to_num(nan=0.0)
-        else:
-            both = both + cross @ image
-    return both
+        gradient, *gradients = (tensor.grad for tensor in kept)
+        run = oracle.detector_run(model, seen, gradients, "projection", gradient, query)
+        return oracle.METHODS[method](run)["image"]
 
 
 # -- the floor -------------------------------------------------------------------------------------------------
@@ -183,11 +148,11 @@ def perturbation(size: str, args: argparse.Namespace, clock: Callable[[], float]
     samples = []
     for n in range(QUESTIONS[size]):  # two on each image
         ids = torch.randint(5, config.vocab_size, (7 + n % 6,))
-        samples.append(Sample(ids, *images[n // 2], image=str(n // 2)))
-    plans = []
-    traces = adapter.trace(full_batch(samples), [[Logit()]] * len(samples))
+        samples.append(EncodedQuestion(ids, *images[n // 2], image=str(n // 2)))
+    methods, plans = build_methods(FIVE), []
+    traces = observe(adapter, adapter.collate(samples), [[Logit()]] * len(samples), methods)
     for sample, trace in zip(samples, traces, strict=True):
-        found = attribute(trace, method_table(FIVE))
+        found = attribute(trace, methods)
         n = len(sample.input_ids)
         plans.append({name: variants(r["text"][0, :n], r["image"][0]) for name, r in found.items()})
 
@@ -231,14 +196,14 @@ def sweep(size: str, args: argparse.Namespace, clock: Callable[[], float]) -> st
         folder = Path(name)
         given = [f"methods=[{','.join(FIVE)}]", f"limit={images}", "progress=false", f"paths.outputs={folder / 'out'}"]
         if size == "full":
-            make_standins.detr(folder / "detr")
-            make_standins.coco(folder / "coco", images)
+            make_random_checkpoints.write_detr(folder / "detr")
+            make_random_checkpoints.write_coco(folder / "coco", images)
             given += ["profile=paper", f"data.root={folder / 'coco'}", f"model.checkpoint={folder / 'detr'}"]
 
         def work(label: str, scales: list[float]) -> float:
             cfg = composed(*given, f"threshold.scale={scales}")
             with contextlib.redirect_stdout(io.StringIO()):
-                return seconds(lambda: evaluate(session_for(cfg, folder / label)), clock)
+                return seconds(lambda: evaluate(open_session(cfg, folder / label)), clock)
 
         once = work("once", [SCALES[0]])
         all_scales = work("all", SCALES)
@@ -276,12 +241,12 @@ def repetition(
     for backbone in (True, False):
         with trained_backbone(model, backbone):
             for method in FIVE:
-                single[backbone, method] = seconds(lambda m=method: reference(model, pixels, 0, m), clock)
+                single[backbone, method] = seconds(partial(reference, model, pixels, 0, method), clock)
     out = {}
     for k in targets:
-        floors = [seconds(lambda b=b, k=k: floor(model, pixels, k, b), clock) for b in (True, False)]
+        floors = [seconds(partial(floor, model, pixels, k, batched), clock) for batched in (True, False)]
         for label, methods in (("one", ONE), ("five", FIVE)):
-            own = seconds(lambda k=k, m=methods: ours(model, pixels, k, m), clock)
+            own = seconds(partial(ours, model, pixels, k, methods), clock)
             out[k, label] = {
                 "seconds": own,
                 "reference": k * sum(single[True, m] for m in methods) / own,

@@ -19,12 +19,11 @@ from rich.progress import Progress
 from torch import Tensor
 
 from hetexp.config import composed
-from hetexp.data.regions import Regions
 from hetexp.evaluation.perturbation import FRACTIONS, PANELS, n_kept
-from hetexp.experiments.lxmert import read_outcome
-from hetexp.experiments.lxmert_attribution import prepare
-from hetexp.experiments.session import session_for
-from hetexp.models.lxmert import LxmertAdapter
+from hetexp.experiments.engine.session import open_session
+from hetexp.experiments.vqa.attribution import attribute_all
+from hetexp.experiments.vqa.measure import read_outcome
+from hetexp.models.protocols import Answerer, EncodedQuestion
 
 
 def removed(relevance: Tensor, fraction: float, positive: bool) -> list[int]:
@@ -42,10 +41,13 @@ def inputs(text: Tensor, image: Tensor, panel: str, fraction: float) -> tuple[li
     return [0, *(i + 1 for i in inner), last], list(range(len(image)))
 
 
-def logits(adapter: LxmertAdapter, ids: Tensor, regions: Regions, text: list[int], kept: list[int]) -> Tensor:
+def logits(adapter: Answerer, whole: EncodedQuestion, text: list[int], kept: list[int]) -> Tensor:
     """Answer logits of one input alone."""
-    features, boxes = torch.from_numpy(regions.features), torch.from_numpy(regions.boxes)
-    given = {"input_ids": ids[text], "visual_feats": features[kept], "visual_pos": boxes[kept]}
+    given = {
+        "input_ids": whole.input_ids[text],
+        "visual_feats": whole.features[kept],
+        "visual_pos": whole.boxes[kept],
+    }
     return adapter.predict({key: value[None] for key, value in given.items()})[0]
 
 
@@ -59,15 +61,18 @@ def main() -> None:
     given = ["+experiment=figure6", *args.overrides, f"methods=[{args.methods}]", "progress=false"]
     cfg = composed(*given)
     with tempfile.TemporaryDirectory() as folder:
-        session = session_for(cfg, Path(folder))
-    job = prepare(session)
-    adapter = session.adapter
-    assert isinstance(adapter, LxmertAdapter)
-    questions = [question for chunk in job.chunks for question in chunk.items]
-    outcomes = {spec.name: read_outcome(job, spec) for spec in session.methods}
-    for name, outcome in outcomes.items():
-        if outcome.skipped or (outcome.answers < 0).any():
-            raise SystemExit(f"{name}: some questions were skipped or have no finite relevance: nothing to compare")
+        session = open_session(cfg, Path(folder))
+    attribute_all(session)
+    adapter: Answerer = session.adapter
+    questions = session.data.questions
+    outcomes = {}
+    for spec in session.methods:
+        outcome, skipped = read_outcome(session, spec)
+        if skipped or (outcome.answers < 0).any():
+            raise SystemExit(
+                f"{spec.name}: some questions were skipped or have no finite relevance: nothing to compare"
+            )
+        outcomes[spec.name] = outcome
     compared = passes = 0
     smallest = float("inf")  # gap between the two best logits
     other: dict[str, int] = dict.fromkeys(outcomes, 0)
@@ -76,8 +81,8 @@ def main() -> None:
     with Progress(console=Console(stderr=True)) as progress, torch.no_grad():
         for row in progress.track(rows, description="questions"):
             question = questions[row]
-            ids = torch.tensor(adapter.tokenize(question.sent))
-            regions = job.regions.regions(question.img_id)
+            found = session.data.regions.regions(question.img_id)
+            whole = adapter.encode(question.sent, torch.from_numpy(found.features), torch.from_numpy(found.boxes))
             known: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, float]] = {}
             for name, outcome in outcomes.items():
                 for p, panel in enumerate(PANELS):
@@ -85,7 +90,7 @@ def main() -> None:
                         text, kept = inputs(outcome.text[row], outcome.image[row], panel, fraction)
                         key = tuple(text), tuple(kept)
                         if key not in known:
-                            best = logits(adapter, ids, regions, text, kept).topk(2)
+                            best = logits(adapter, whole, text, kept).topk(2)
                             known[key] = int(best.indices[0]), float(best.values[0] - best.values[1])
                             passes += 1
                         answer, gap = known[key]
@@ -96,7 +101,7 @@ def main() -> None:
                             gaps.append(gap)
     print("# Perturbed answers against removal one input at a time\n")
     print(f"{len(rows)} of {len(questions)} questions, {compared} answers, {passes} single forward passes; checkpoint")
-    print(f"{session.checkpoint}, {cfg.dtype}. The smallest gap between the two best logits is {smallest:.1e}.\n")
+    print(f"{session.checkpoint}, {cfg.dtype.name}. The smallest gap between the two best logits is {smallest:.1e}.\n")
     print("| method | answers that differ |\n| --- | --- |")
     for name, count in other.items():
         print(f"| {name} | {count} |")

@@ -15,11 +15,13 @@ import tempfile
 from pathlib import Path
 
 import torch
-from faults_toy import write_model, write_scenes
 
 from hetexp.config import composed
-from hetexp.experiments import detr
-from hetexp.experiments.session import session_for
+from hetexp.experiments.detection.attribution import attribute_all
+from hetexp.experiments.detection.scores import score_all
+from hetexp.experiments.engine.session import open_session
+
+TOY = Path(__file__).parents[1] / "tests" / "faults"  # whose toy model and scenes are measured
 
 
 def peak() -> float:
@@ -31,17 +33,20 @@ def peak() -> float:
 
 def measure(folder: Path, count: int) -> None:
     """Print the peaks of one run's parts."""
+    sys.path.insert(0, str(TOY))
+    from toy_run import write_model, write_scenes
+
     torch.set_num_threads(1)
     write_model(folder / "model")
     write_scenes(folder / "scenes", count)
-    given = ["data=coco", f"data.root={folder / 'scenes'}", f"model.checkpoint={folder / 'model'}", "model.keep=0.1"]
-    given += ["batch_size=10", "methods=[gae,ours_abs]", f"paths.outputs={folder / 'out'}", "progress=false"]
-    session = session_for(composed(*given), folder / "run")
-    job = detr.prepare(session)
+    given = ["data=coco", f"data.root={folder / 'scenes'}", f"model.checkpoint={folder / 'model'}"]
+    given += ["model.score_threshold=0.1", "batch_size=10", "methods=[gae,ours_abs]", "progress=false"]
+    session = open_session(composed(*given, f"paths.outputs={folder / 'out'}"), folder / "run")
+    print(f"{len(session.data.items)} images, store {session.store.key}", file=sys.stderr)  # opens data and model
     peaks = [peak()]
-    detr.attribute_all(session, job)
+    attribute_all(session)
     peaks.append(peak())
-    detr.evaluate_all(session, job)
+    score_all(session)
     peaks.append(peak())
     masks = session.facts["counts"]["gae@1"]["masks"]
     print(f"| {count} | {masks} | " + " | ".join(f"{value:.0f}" for value in peaks) + " |")

@@ -1,10 +1,11 @@
-"""Copy the tables and figures under outputs/ to outputs/reference, and show its Table 1 and 2 in README.
+"""Copy the tables and figures under outputs/ to outputs/reference, and show its tables in README and docs/results.md.
 
 make reference
 """
 
 from __future__ import annotations
 
+import csv
 import shutil
 import sys
 from pathlib import Path
@@ -12,23 +13,50 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {"tables": ("*.csv", "*.md", "*.tex"), "figures": ("*.png", "*.pdf", "*.csv"), "report": ("index.html",)}
 BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
+PUBLISHED = "†"  # marks the paper's own columns of a table
+SCALES = {1: "Otsu's threshold (Table 1)", 2: "0.3 times the threshold (Table 2)"}
 
 
-def shown(reference: Path) -> str:
-    """What README shows between its marks: the two tables as they lie in outputs/reference."""
-    parts = [(reference / "tables" / f"table{n}.md").read_text(encoding="utf-8").strip() for n in (1, 2)]
-    return f"{BEGIN}\n" + "\n\n".join(parts) + f"\n{END}"
+def measured_ap(reference: Path) -> str:
+    """README's table: the measured AP of Tables 1 and 2."""
+    lines: list[list[str]] = []
+    for number, threshold in SCALES.items():
+        with (reference / "tables" / f"table{number}.csv").open(encoding="utf-8", newline="") as file:
+            ap = next(row for row in csv.DictReader(file) if row["metric"] == "AP")
+        own = {name: value for name, value in ap.items() if name != "metric" and PUBLISHED not in name}
+        if not lines:
+            lines = [["AP, %", *own], ["---", *["---:"] * len(own)]]
+        lines.append([threshold, *own.values()])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def replaced(readme: str, block: str) -> str:
-    """README with the text between the marks replaced."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + block + after
+def all_tables(reference: Path) -> str:
+    """The tables of docs/results.md, as they lie in outputs/reference."""
+    parts = [
+        (reference / "tables" / f"{name}.md").read_text(encoding="utf-8") for name in ("table1", "table2", "figure6")
+    ]
+    return "\n\n".join(part.strip() for part in parts)
+
+
+# Where tables are shown between marks -> what stands there.
+SHOWN = {"README.md": measured_ap, "docs/results.md": all_tables}
+
+
+def replaced(page: str, block: str) -> str:
+    """A page with the text between its marks replaced.
+
+    Raises:
+        ValueError: for a page without marks.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page lacks the marks {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"
 
 
 def main() -> int:
-    """Refresh outputs/reference; 1 if something is missing."""
+    """Refresh outputs/reference and the pages; 1 if something is missing."""
     outputs, reference = ROOT / "outputs", ROOT / "outputs" / "reference"
     for folder, patterns in KINDS.items():
         found = [p for pattern in patterns for p in sorted((outputs / folder).glob(pattern))]
@@ -38,9 +66,10 @@ def main() -> int:
         (reference / folder).mkdir(parents=True, exist_ok=True)
         for path in found:
             shutil.copy2(path, reference / folder / path.name)
-    readme = ROOT / "README.md"
-    readme.write_text(replaced(readme.read_text(encoding="utf-8"), shown(reference)), encoding="utf-8")
-    print(f"refreshed {reference} and {readme}")
+    for name, tables in SHOWN.items():
+        page = ROOT / name
+        page.write_text(replaced(page.read_text(encoding="utf-8"), tables(reference)), encoding="utf-8")
+    print(f"refreshed {reference}, {' and '.join(SHOWN)}")
     return 0
 
 

@@ -1,13 +1,19 @@
-"""A slow, dense float64 oracle of every method, independent of the package.
+"""A slow, dense oracle of every method, independent of the package.
 
 It runs the Hugging Face classes with eager attention, asks autograd for the gradient of the attention maps
-themselves, and multiplies whole N x N matrices. Padding does not exist here: give it the unpadded input.
+themselves, and multiplies whole N x N matrices, in the floating type of the maps. Padding does not exist here: give it
+the unpadded input.
+
+Observing and computing are apart: `watching_detector` and `watching_lxmert` collect what a forward pass does,
+`detector_run` and `lxmert_run` pair it with gradients, however these were found, and `METHODS` are functions of the
+result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +28,10 @@ class Seen:
     key: str
     map: Tensor
     gradient: Tensor
+
+    @property
+    def is_self(self) -> bool:
+        return self.query == self.key
 
     def corrected(self, how: str) -> Tensor:
         change = {"pos": lambda g: g.clamp(min=0), "full": lambda g: g, "abs": lambda g: g.abs()}[how]
@@ -40,51 +50,107 @@ class Run:
     readout: str
     token: int
 
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the run's floating type and device."""
+        return [*self.encoder, *self.fusion[0]][0].map
 
-def run_detr(model: Any, pixels: Tensor, query: int, y: Callable[[Tensor], Tensor], feature: str = "projection") -> Run:
-    """One forward and one full backward pass for one query; `y` takes its logits without "no object"."""
-    maps: list[Tensor] = []
-    kept: dict[str, Tensor] = {}
-    inner = model.model
+    def eye(self, stream: str) -> Tensor:
+        return eye(self.sizes[stream], self.like)
 
-    def cut(module: Any, args: Any) -> Any:  # frozen backbones would leave its output outside the graph
-        kept["backbone"] = args[0].detach().requires_grad_()
-        return (kept["backbone"],)
+
+# -- detectors -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Watched:
+    """Tensors of a forward pass, in the graph: attention maps [1, heads, Nq, Nk] in program order, and features."""
+
+    maps: list[Tensor] = field(default_factory=list)
+    features: dict[str, Tensor] = field(default_factory=dict)  # [1, C, h, w] or [1, N, C]
+
+
+@contextmanager
+def watching_detector(model: Any, cut_backbone: bool = True) -> Iterator[Watched]:
+    """Collect what a detector of the DETR family does inside the block.
+
+    Args:
+        cut_backbone: the graph starts at the backbone's output, which a frozen backbone would leave outside of it.
+    """
+    seen, inner = Watched(), model.model
+
+    def enter(module: Any, args: Any) -> Any:
+        seen.features["backbone"] = args[0].detach().requires_grad_() if cut_backbone else args[0]
+        return (seen.features["backbone"],)
 
     attentions = [layer.self_attn for layer in inner.encoder.layers]
     for layer in inner.decoder.layers:
         attentions += [layer.self_attn, layer.encoder_attn]
-    handles = [a.register_forward_hook(lambda m, i, o: maps.append(o[1])) for a in attentions]
-    handles.append(inner.input_projection.register_forward_pre_hook(cut))
-    handles.append(inner.input_projection.register_forward_hook(lambda m, i, o: kept.update(projection=o)))
-    handles.append(inner.encoder.register_forward_hook(lambda m, i, o: kept.update(encoder=o.last_hidden_state)))
-    logits = model(pixel_values=pixels).logits[0]
-    for handle in handles:
-        handle.remove()
-    gradients = torch.autograd.grad(y(logits[query, :-1]), [kept[feature], *maps])
-    slope, gradients = gradients[0], gradients[1:]
-    seen = [m.detach()[0] for m in maps]
-    grads = [g[0] for g in gradients]
-    n = len(inner.encoder.layers)
-    activation = kept[feature].detach()
-    if activation.dim() == 4:
-        activation, slope = (x.flatten(2).transpose(1, 2) for x in (activation, slope))
-    steps = [Seen("image", "image", m, g) for m, g in zip(seen[:n], grads[:n], strict=True)]
-    fusion = []
-    for i, (m, g) in enumerate(zip(seen[n:], grads[n:], strict=True)):
-        fusion.append([Seen("queries", "queries" if i % 2 == 0 else "image", m, g)])
+    handles = [a.register_forward_hook(lambda m, i, o: seen.maps.append(o[1])) for a in attentions]
+    handles += [
+        inner.input_projection.register_forward_pre_hook(enter),
+        inner.input_projection.register_forward_hook(lambda m, i, o: seen.features.update(projection=o)),
+        inner.encoder.register_forward_hook(lambda m, i, o: seen.features.update(encoder=o.last_hidden_state)),
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def detector_run(
+    model: Any, seen: Watched, gradients: Sequence[Tensor], feature: str, gradient: Tensor, query: int
+) -> Run:
+    """The run of one object query, from what was watched and the gradients of its maps and of one feature."""
+    n = len(model.model.encoder.layers)
+    streams = [("image", "image")] * n + [("queries", "queries"), ("queries", "image")] * len(
+        model.model.decoder.layers
+    )
+    steps = [Seen(*pair, m.detach()[0], g[0]) for pair, m, g in zip(streams, seen.maps, gradients, strict=True)]
+    pair = (seen.features[feature].detach(), gradient)
+    activation, gradient = (x.flatten(2).transpose(1, 2)[0] if x.dim() == 4 else x[0] for x in pair)
     return Run(
-        encoder=steps,
-        fusion=fusion,
-        features={"image": (activation[0], slope[0])},
-        sizes={"image": activation.shape[1], "queries": logits.shape[0]},
+        encoder=steps[:n],
+        fusion=[[step] for step in steps[n:]],
+        features={"image": (activation, gradient)},
+        sizes={"image": steps[-1].map.shape[2], "queries": steps[-1].map.shape[1]},
         sources=("image",),
         readout="queries",
         token=query,
     )
 
 
+def run_detector(
+    model: Any,
+    pixels: Tensor,
+    query: int,
+    y: Callable[[Tensor], Tensor],
+    feature: str = "projection",
+    *,
+    of: str = "logits",
+    no_object: bool = True,
+) -> Run:
+    """One forward and one full backward pass for one query.
+
+    Args:
+        y: of its class logits [classes], or of its box (centre x, centre y, width, height) [4].
+        of: what `y` is taken of, "logits" or "box".
+        no_object: whether the model's last logit is that of "no object", which `y` does not see.
+    """
+    with watching_detector(model) as seen:
+        output = model(pixel_values=pixels)
+    logits = output.logits[0, query, :-1] if no_object else output.logits[0, query]
+    scalar = y({"logits": logits, "box": output.pred_boxes[0, query]}[of])
+    gradient, *gradients = torch.autograd.grad(scalar, [seen.features[feature], *seen.maps])
+    return detector_run(model, seen, gradients, feature, gradient, query)
+
+
+# -- LXMERT ----------------------------------------------------------------------------------------------------
+
+
 def run_lxmert(model: Any, inputs: dict[str, Tensor], y: Callable[[Tensor], Tensor], feature: str = "embedding") -> Run:
+    """One forward and one full backward pass; `y` takes the answer logits [answers]."""
     maps: dict[Any, list[Tensor]] = {}
     kept: dict[str, Tensor] = {}
     encoder = model.lxmert.encoder
@@ -99,22 +165,27 @@ def run_lxmert(model: Any, inputs: dict[str, Tensor], y: Callable[[Tensor], Tens
         (layer.visual_attention.att, layer.lang_self_att.self, layer.visn_self_att.self) for layer in encoder.x_layers
     ]
     handles = [watch(a) for a in [*language, *vision, *(a for group in cross for a in group)]]
-    if feature == "embedding":
-        places = {"text": model.lxmert.embeddings, "image": encoder.visn_fc}
-        for s, module in places.items():
-            handles.append(module.register_forward_hook(lambda m, i, o, s=s: kept.__setitem__(s, o)))
-    else:
+    places: dict[str, Any] = {"text": model.lxmert.embeddings, "image": encoder.visn_fc}
+    if feature == "encoder":
         places = {"text": encoder.layer[-1], "image": encoder.r_layers[-1]}
-        for s, module in places.items():
-            handles.append(module.register_forward_hook(lambda m, i, o, s=s: kept.__setitem__(s, o[0])))
-    logits = model(**inputs).question_answering_score[0]
-    for handle in handles:
-        handle.remove()
+
+    def keep(stream: str) -> Callable[..., None]:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            kept[stream] = output[0] if feature == "encoder" else output
+
+        return hook
+
+    handles += [module.register_forward_hook(keep(s)) for s, module in places.items()]
+    try:
+        logits = model(**inputs).question_answering_score[0]
+    finally:
+        for handle in handles:
+            handle.remove()
     flat = [m for calls in maps.values() for m in calls]
     order = ["text", "image"]
-    gradients = torch.autograd.grad(y(logits), [*(kept[s] for s in order), *flat], allow_unused=True)
-    slopes = dict(zip(order, gradients[:2], strict=True))
-    by_map = {id(m): g for m, g in zip(flat, gradients[2:], strict=True)}
+    found = torch.autograd.grad(y(logits), [*(kept[s] for s in order), *flat], allow_unused=True)
+    of_feature = dict(zip(order, found[:2], strict=True))
+    by_map = {id(m): g for m, g in zip(flat, found[2:], strict=True)}
 
     def seen(attention: Any, call: int, query: str, key: str) -> Seen:
         m = maps[attention][call]
@@ -129,7 +200,7 @@ def run_lxmert(model: Any, inputs: dict[str, Tensor], y: Callable[[Tensor], Tens
     return Run(
         encoder=steps,
         fusion=fusion,
-        features={s: (kept[s].detach()[0], slopes[s][0]) for s in order},
+        features={s: (kept[s].detach()[0], of_feature[s][0]) for s in order},
         sizes={s: kept[s].shape[1] for s in order},
         sources=("text", "image"),
         readout="text",
@@ -139,97 +210,101 @@ def run_lxmert(model: Any, inputs: dict[str, Tensor], y: Callable[[Tensor], Tens
 
 # -- the paper's method ----------------------------------------------------------------------------------------
 
+Scores = dict[tuple[str, str], Tensor]  # score matrices [N_X, N_Y]; one that is not there is 0
 
-def eye(n: int) -> Tensor:
-    return torch.eye(n, dtype=torch.float64)
+
+def eye(n: int, like: Tensor) -> Tensor:
+    return torch.eye(n, dtype=like.dtype, device=like.device)
+
+
+def add(scores: Scores, pair: tuple[str, str], added: Tensor) -> None:
+    scores[pair] = scores[pair] + added if pair in scores else added
 
 
 def noise_link(rollout: Tensor, by: str) -> Tensor:
     """N = A - I; N / S + I, where a zero S leaves I."""
-    noise = rollout - eye(len(rollout))
+    noise = rollout - eye(len(rollout), rollout)
     total = noise.sum(1, keepdim=True) if by == "row" else noise.sum().expand(len(noise), 1)
-    return torch.where(total == 0, torch.zeros_like(noise), noise / total) + eye(len(noise))
+    return torch.where(total == 0, torch.zeros_like(noise), noise / total) + eye(len(noise), noise)
 
 
-def ours(run: Run, correction: str, link: str | None = None) -> dict[str, Tensor]:
-    """The readout row of the score matrices A[X][s]."""
-    scores = {
-        x: {s: eye(n) if x == s else torch.zeros(n, run.sizes[s], dtype=torch.float64) for s in run.sizes}
-        for x, n in run.sizes.items()
-    }
-    for step in run.encoder:
-        x = step.query
-        change = eye(run.sizes[x]) + step.corrected(correction)
-        scores[x] = {s: change @ a for s, a in scores[x].items()}
-    if link is not None:
-        for x in {step.query for step in run.encoder}:
-            scores[x][x] = noise_link(scores[x][x], link)
-    for group in run.fusion:
-        before = {x: dict(a) for x, a in scores.items()}
-        for step in group:
-            for s in run.sizes:
-                scores[step.query][s] = scores[step.query][s] + step.corrected(correction) @ before[step.key][s]
-    return {s: scores[run.readout][s][run.token] for s in run.sources}
-
-
-def homologous(run: Run, correction: str) -> dict[str, Tensor]:
-    out = {}
-    for s in run.sources:
-        rollout = eye(run.sizes[s])
-        for step in run.encoder:
-            if step.query == s:
-                rollout = (eye(len(rollout)) + step.corrected(correction)) @ rollout
-        out[s] = rollout[run.token] if s == run.readout else rollout.sum(0)
-    return out
-
-
-# -- baselines -------------------------------------------------------------------------------------------------
+def readout_rows(run: Run, scores: Scores) -> dict[str, Tensor]:
+    """The explained token's row of every source, its own entry 0."""
+    return without_own(run, {s: scores[run.readout, s][run.token] for s in run.sources})
 
 
 def without_own(run: Run, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rows with the explained token's own entry set to 0."""
     rows = {s: r.clone() for s, r in rows.items()}
     if run.readout in rows:
         rows[run.readout][run.token] = 0
     return rows
 
 
+def ours(run: Run, correction: str, link: str | None = None) -> dict[str, Tensor]:
+    """The readout row of the score matrices A[X, s]."""
+    scores: Scores = {(x, x): run.eye(x) for x in run.sizes}
+    for step in run.encoder:
+        x = step.query
+        scores[x, x] = scores[x, x] + step.corrected(correction) @ scores[x, x]
+    if link is not None:
+        for x in {step.query for step in run.encoder}:
+            scores[x, x] = noise_link(scores[x, x], link)
+    for group in run.fusion:
+        before = dict(scores)
+        for step in group:
+            attention = step.corrected(correction)
+            for s in run.sizes:
+                if (step.key, s) in before:
+                    add(scores, (step.query, s), attention @ before[step.key, s])
+    return readout_rows(run, scores)
+
+
+def homologous(run: Run, correction: str) -> dict[str, Tensor]:
+    out = {}
+    for s in run.sources:
+        rollout = run.eye(s)
+        for step in run.encoder:
+            if step.query == s:
+                rollout = rollout + step.corrected(correction) @ rollout
+        out[s] = rollout[run.token] if s == run.readout else rollout.sum(0)
+    return without_own(run, out)
+
+
+# -- baselines -------------------------------------------------------------------------------------------------
+
+
 def gae(run: Run, normalise: bool = True, products: bool = True) -> dict[str, Tensor]:
     """R_XX, R_XY by GAE's rules; `products` False leaves the two outer factors of Eq. 10 out."""
-    detr = run.readout == "queries"
+    encoder_decoder = run.readout not in run.sources
 
     def bar(r: Tensor) -> Tensor:
         if not normalise:
             return r
-        return (r - eye(len(r))) / (r - eye(len(r))).sum(1, keepdim=True) + eye(len(r))
+        rest = r - eye(len(r), r)
+        return rest / rest.sum(1, keepdim=True) + eye(len(r), r)
 
-    names = list(run.sizes)
-    r = {
-        (x, y): eye(run.sizes[x]) if x == y else torch.zeros(run.sizes[x], run.sizes[y], dtype=torch.float64)
-        for x in names
-        for y in names
-    }
+    scores: Scores = {(x, x): run.eye(x) for x in run.sizes}
     for group in [*([s] for s in run.encoder), *run.fusion]:
-        before = dict(r)
+        before = dict(scores)
         for step in group:
             x, y, a = step.query, step.key, step.corrected("pos")
-            if x == y:
-                for z in names:
-                    r[x, z] = r[x, z] + a @ before[x, z]
+            if step.is_self:
+                for z in run.sizes:
+                    if (x, z) in before:
+                        add(scores, (x, z), a @ before[x, z])
                 continue
-            if products:
-                added = bar(before[x, x]).T @ a @ bar(before[y, y])
-            else:
-                added = a @ before[y, y]
-            if detr:
+            added = bar(before[x, x]).T @ a @ bar(before[y, y]) if products else a @ before[y, y]
+            if encoder_decoder:
                 added = torch.where(added.isnan(), torch.zeros_like(added), added)
-            else:
-                r[x, x] = r[x, x] + a @ before[y, x]
-            r[x, y] = r[x, y] + added
-    return without_own(run, {s: r[run.readout, s][run.token] for s in run.sources})
+            elif (y, x) in before:
+                add(scores, (x, x), a @ before[y, x])
+            add(scores, (x, y), added)
+    return readout_rows(run, scores)
 
 
 def odam(run: Run) -> dict[str, Tensor]:
-    return {s: (f * g).sum(1).relu() for s, (f, g) in run.features.items()}
+    return without_own(run, {s: (f * g).sum(1).relu() for s, (f, g) in run.features.items()})
 
 
 def last(run: Run, source: str) -> Seen:
@@ -252,10 +327,10 @@ def grad_cam(run: Run) -> dict[str, Tensor]:
 def rollout(run: Run) -> dict[str, Tensor]:
     def product(stream: str, stop: int) -> Tensor:
         """Rollout of a stream's self-attentions, those of the first `stop` fusion groups included."""
-        out = eye(run.sizes[stream])
+        out = run.eye(stream)
         for step in [*run.encoder, *(s for g in run.fusion[:stop] for s in g)]:
             if step.query == step.key == stream:
-                mixed = step.map.mean(0) + eye(len(out))
+                mixed = step.map.mean(0) + run.eye(stream)
                 out = (mixed / mixed.sum(1, keepdim=True)) @ out
         return out
 

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 
-def _enliven(model: PreTrainedModel, seed: int, peak: float) -> None:
+def enliven(model: PreTrainedModel, seed: int, peak: float) -> None:
     """Peaked attention, biases away from zero, running statistics of a network that has seen data."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -34,6 +34,17 @@ def _enliven(model: PreTrainedModel, seed: int, peak: float) -> None:
                 b *= 0.5 + torch.rand(b.shape, generator=g)
 
 
+def tiny_backbone() -> ResNetConfig:
+    """Three ResNet stages with an output stride of 16."""
+    return ResNetConfig(
+        embedding_size=4,
+        hidden_sizes=[4, 6, 8],
+        depths=[1, 1, 1],
+        layer_type="basic",
+        out_features=["stage3"],
+    )
+
+
 def tiny_detr(
     seed: int = 0,
     *,
@@ -48,15 +59,8 @@ def tiny_detr(
 ) -> DetrForObjectDetection:
     """A DETR with output stride 16 and three ResNet stages."""
     torch.manual_seed(seed)
-    backbone = ResNetConfig(
-        embedding_size=4,
-        hidden_sizes=[4, 6, 8],
-        depths=[1, 1, 1],
-        layer_type="basic",
-        out_features=["stage3"],
-    )
     config = DetrConfig(
-        backbone_config=backbone,
+        backbone_config=tiny_backbone(),
         use_timm_backbone=False,
         d_model=width,
         encoder_layers=encoder_layers,
@@ -70,7 +74,7 @@ def tiny_detr(
         attn_implementation="eager",
     )
     model = DetrForObjectDetection(config)
-    _enliven(model, seed, peak)
+    enliven(model, seed, peak)
     return model.to(dtype).eval()
 
 
@@ -103,7 +107,7 @@ def tiny_lxmert(
         max_position_embeddings=24,
     )
     model = LxmertForQuestionAnswering(config)
-    _enliven(model, seed, peak)
+    enliven(model, seed, peak)
     return model.to(dtype).eval()
 
 

@@ -19,26 +19,16 @@ def _last(trace: AttentionTrace, source: str) -> AttentionStep:
     return found[-1]
 
 
-def _without_itself(trace: AttentionTrace, source: str, row: Tensor) -> Tensor:
-    """Row [k, N] with the explained token's own entry set to 0."""
-    if source != trace.readout:
-        return row
-    k = torch.arange(trace.n_targets, device=row.device)
-    return row.index_put((k, trace.tokens), row.new_zeros(()))
-
-
 @dataclass(frozen=True)
 class RawAttention:
     """Head mean of the last attention from the explained token to each source."""
 
     corrections: ClassVar[tuple[str, ...]] = ()
-    features: ClassVar[bool] = False
+    features: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every source for the explained tokens, [k, N] each."""
-        return {
-            s: _without_itself(trace, s, _last(trace, s).probabilities.mean(0)[trace.tokens]) for s in trace.sources
-        }
+        return {s: _last(trace, s).probabilities.mean(0)[trace.tokens] for s in trace.sources}
 
 
 @dataclass(frozen=True)
@@ -50,7 +40,7 @@ class Rollout:
     """
 
     corrections: ClassVar[tuple[str, ...]] = ()
-    features: ClassVar[bool] = False
+    features: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every source for the explained tokens, [k, N] each."""
@@ -59,8 +49,7 @@ class Rollout:
         out = {}
         for source in trace.sources:
             if source == trace.readout:
-                row = self._through(start, [s for s in steps if s.is_self and s.query == source])
-                out[source] = _without_itself(trace, source, row)
+                out[source] = self._through(start, [s for s in steps if s.is_self and s.query == source])
                 continue
             cross = max(i for i, s in enumerate(steps) if s.query == trace.readout and s.key == source)
             own = [s for s in steps[:cross] if s.is_self and s.query == trace.readout]
@@ -85,7 +74,7 @@ class GradCam:
     """relu(E_h[mean(G_h) A_h]) of the last attention from the explained token to each source."""
 
     corrections: ClassVar[tuple[str, ...]] = ()
-    features: ClassVar[bool] = False
+    features: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every source for the explained tokens, [k, N] each."""
@@ -95,6 +84,5 @@ class GradCam:
             rows = step.probabilities[:, trace.tokens].transpose(0, 1)  # [k, heads, Nk]
             # mean over all Nq x Nk entries of G_h = g V^T is the product of the two means
             weights = (step.output_gradient.mean(2) * step.values.mean(1)).sum(-1)  # [k, heads]
-            cam = (weights.unsqueeze(-1) * rows).mean(1).relu()
-            out[source] = _without_itself(trace, source, cam)
+            out[source] = (weights.unsqueeze(-1) * rows).mean(1).relu()
         return out

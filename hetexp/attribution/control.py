@@ -18,7 +18,7 @@ class Random:
     """Uniform noise. Its seed comes from the item's rounded logits, so that a rerun repeats it."""
 
     corrections: ClassVar[tuple[str, ...]] = ()
-    features: ClassVar[bool] = False
+    features: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Noise in [0, 1) for every source, [k, N] each."""

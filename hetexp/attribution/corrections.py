@@ -44,16 +44,16 @@ def corrected_maps(step: AttentionStep, corrections: Collection[str]) -> dict[st
     many, together = max(1, fit // heads), min(fit, heads)
     spare = step.values.new_empty(min(len(sums), 2), together * min(many, targets) * n_query * n_key)
     for start in range(0, targets, many):
-        slopes = step.output_gradient[start : start + many].transpose(0, 1)
-        n = slopes.shape[1]
-        slopes = slopes.reshape(heads, n * n_query, width)
+        output_gradients = step.output_gradient[start : start + many].transpose(0, 1)
+        n = output_gradients.shape[1]
+        output_gradients = output_gradients.reshape(heads, n * n_query, width)
         for first in range(0, heads, together):
             group = slice(first, min(first + together, heads))
             maps = step.probabilities[group, None]
             shape = (len(maps), n, n_query, n_key)
             buffers = spare[:, : len(maps) * n * n_query * n_key].view(-1, *shape)
             gradient = buffers[0]
-            torch.bmm(slopes[group], step.values[group].transpose(1, 2), out=gradient.flatten(1, 2))
+            torch.bmm(output_gradients[group], step.values[group].transpose(1, 2), out=gradient.flatten(1, 2))
             for i, (correction, total) in enumerate(sums.items()):
                 factor = gradient if i + 1 == len(sums) else buffers[1]  # the last may overwrite it
                 if correction == "pos":

@@ -40,7 +40,7 @@ class Gae:
 
     normalise: bool = True
     corrections: ClassVar[tuple[str, ...]] = ("pos",)
-    features: ClassVar[bool] = False
+    features: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every source for the explained tokens, [k, N] each."""
@@ -58,7 +58,7 @@ class Gae:
                     for pair in [p for p in scores if p[0] == step.query]:
                         scores[pair] = scores[pair] + map_of(step) @ before[pair]
                 else:
-                    self._cross(step, map_of(step), before, scores, trace.one_way, undefined)
+                    self._cross(step, map_of(step), before, scores, trace.sources_fixed, undefined)
         return {s: self._row(trace, scores, s, map_of, s in fixed) for s in trace.sources}
 
     def _start(self, trace: AttentionTrace, map_of: MapOf, fixed: set[str]) -> Matrices:
@@ -87,7 +87,7 @@ class Gae:
         attention: Tensor,
         before: Matrices,
         scores: Matrices,
-        one_way: bool,
+        sources_fixed: bool,
         undefined: dict[str, Tensor],
     ) -> None:
         x, y = step.query, step.key
@@ -97,7 +97,7 @@ class Gae:
         else:
             added = added @ self._normalised(before[y, y])
             scores[x, x] = scores[x, x] + attention @ before[y, x]
-        if one_way:
+        if sources_fixed:
             broken = added.isnan().flatten(1).any(1)  # the product spreads NaN over every row it can reach
             added = torch.where(broken[:, None, None], 0, added)
         scores[x, y] = scores[x, y] + added
@@ -114,8 +114,6 @@ class Gae:
         k = torch.arange(trace.n_targets, device=trace.tokens.device)
         row = scores[trace.readout, source][k, trace.tokens]
         if not fixed:
-            if source == trace.readout:  # the explained token's own entry says nothing about the others
-                row = row.index_put((k, trace.tokens), row.new_zeros(()))
             return row
         steps = encoder_steps(trace, source)
         if not self.normalise:

@@ -24,7 +24,7 @@ class Homologous:
         correction: "abs" in the paper's figure; "pos" or "full".
     """
 
-    features: ClassVar[bool] = False
+    features: ClassVar[tuple[str, ...]] = ()
     correction: str = "abs"
 
     def __post_init__(self) -> None:

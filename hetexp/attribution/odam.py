@@ -14,13 +14,25 @@ from hetexp.models.trace import AttentionTrace
 
 @dataclass(frozen=True)
 class Odam:
-    """relu(sum_c dy/dF_c * F_c) over the features F that the trace carries."""
+    """relu(sum_c dy/dF_c * F_c) over features F of the model.
 
+    Args:
+        feature: which features, one of the model's `feature_names`; "default" is the first of them.
+    """
+
+    feature: str = "default"
     corrections: ClassVar[tuple[str, ...]] = ()
-    features: ClassVar[bool] = True
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return (self.feature,)
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every source for the explained tokens, [k, N] each."""
-        if not trace.features:
-            raise InputError("ODAM reads features, and this trace was taken without them: trace with features=True")
-        return {s: (trace.features[s].gradient * trace.features[s].activation).sum(-1).relu() for s in trace.sources}
+        if self.feature not in trace.features:
+            raise InputError(
+                f"ODAM reads the features {self.feature!r}, which this trace was taken without: trace with "
+                f"features=[{self.feature!r}]"
+            )
+        of_source = trace.features[self.feature]
+        return {s: (of_source[s].gradient * of_source[s].activation).sum(-1).relu() for s in trace.sources}

@@ -24,8 +24,8 @@ class Ours:
         noise_link: "none", "row" or "total" (Eq. 8-10 between encoder and first cross-attention).
     """
 
-    features: ClassVar[bool] = False
-    correction: str
+    features: ClassVar[tuple[str, ...]] = ()
+    correction: str = "pos"
     noise_link: str = "none"
 
     def __post_init__(self) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -18,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from pycocotools.coco import COCO
 
 from hetexp.errors import DataError
+from hetexp.files import file_hash
 
 
 class ItemError(DataError):
@@ -37,8 +37,14 @@ class SceneItem:
 class CocoScenes:
     """A COCO-format data set, in the order of image ids; images without annotations are kept.
 
-    Raises DataError when the folder or the annotation file is missing, is not valid JSON, lacks what COCO's format
-    requires, or names an image that is not there.
+    Args:
+        images_dir: folder of the images.
+        annotation_file: annotations in COCO's instances format.
+        limit: how many images to take; None for all.
+
+    Raises:
+        DataError: if the folder or the annotation file is missing, is not valid JSON, lacks what COCO's format requires
+            or names an image that is not there.
     """
 
     def __init__(self, images_dir: str | Path, annotation_file: str | Path, limit: int | None = None) -> None:
@@ -47,9 +53,8 @@ class CocoScenes:
             raise DataError(f"limit must be at least 1 image, got {limit}: leave it out to take all")
         if not self.images_dir.is_dir():
             raise DataError(f"image folder {self.images_dir} does not exist: check the path, or download the data")
-        content = _read(self.annotation_file)
-        self._digest = hashlib.sha256(content).hexdigest()
-        self._content = _parse(content, self.annotation_file)
+        self._content = _parse(_read(self.annotation_file), self.annotation_file)
+        self._digest = file_hash(self.annotation_file)
         self.items = self._list_items()[:limit]
         self._check_files()
 
@@ -77,12 +82,15 @@ class CocoScenes:
     def load(self, item: SceneItem) -> Image.Image:
         """The image in RGB (greyscale and CMYK converted, stored orientation kept as COCO's annotations expect).
 
-        Raises ItemError if the file cannot be decoded, is cut short or has another size than its record.
+        Raises:
+            ItemError: if the file cannot be read or decoded, is cut short or has another size than its record.
         """
+        with self._readable(item):
+            content = self.path(item).read_bytes()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # damaged metadata does not touch the pixels
-                with Image.open(io.BytesIO(self._image_bytes(item))) as image:
+                with Image.open(io.BytesIO(content)) as image:
                     rgb = image.convert("RGB")
         except UnidentifiedImageError as error:  # its message is the address of an object: another one every run
             raise ItemError(f"image {self.path(item)} is damaged (no image format): replace the file") from error
@@ -96,16 +104,22 @@ class CocoScenes:
         return rgb
 
     def item_digest(self, item: SceneItem) -> str:
-        """SHA-256 of the image file's bytes, as hex."""
-        return hashlib.sha256(self._image_bytes(item)).hexdigest()
+        """SHA-256 of the image file's bytes, as hex.
+
+        Raises:
+            ItemError: if it cannot be read.
+        """
+        with self._readable(item):
+            return file_hash(self.path(item))
 
     def dataset_digest(self) -> str:
         """SHA-256 of the annotation file's bytes, as hex."""
         return self._digest
 
-    def _image_bytes(self, item: SceneItem) -> bytes:
+    @contextlib.contextmanager
+    def _readable(self, item: SceneItem) -> Iterator[None]:
         try:
-            return self.path(item).read_bytes()
+            yield
         except OSError as error:
             raise ItemError(f"image {self.path(item)} cannot be read ({error.strerror}): restore the file") from error
 
@@ -131,11 +145,29 @@ class CocoScenes:
             )
 
 
+def open_coco(data: Mapping[str, Any], *, limit: int | None, seed: int) -> CocoScenes:
+    """A COCO-format data set as a `data` configuration describes it.
+
+    Args:
+        data: `root`, and relative to it `images` (folder) and `annotations` (file).
+        limit: how many images to take; None for all.
+        seed: not used: images come in the order of their ids.
+
+    Raises:
+        DataError: as CocoScenes does.
+    """
+    root = Path(data["root"])
+    return CocoScenes(root / data["images"], root / data["annotations"], limit)
+
+
 def category_ids(id2label: Mapping[int, str], coco: COCO) -> dict[int, int | None]:
     """COCO category id of each model label, matched by name; None for a label that is no category of the data.
 
     DETR's label list has gaps named "N/A" and placeholders, and a user's own data may have fewer categories than the
-    model. Raises DataError when no label at all is a category, or when two labels claim one category.
+    model.
+
+    Raises:
+        DataError: if no label at all is a category, or two labels claim one category.
     """
     by_name = {category["name"]: category["id"] for category in coco.cats.values()}
     mapping = {int(label): by_name.get(name) for label, name in id2label.items()}
@@ -154,7 +186,8 @@ def category_ids(id2label: Mapping[int, str], coco: COCO) -> dict[int, int | Non
 def category_of(label: int, mapping: Mapping[int, int | None], id2label: Mapping[int, str]) -> int | None:
     """Category id of a predicted label, None where it is no category: such a detection is neither right nor wrong here.
 
-    Raises DataError for a label the model does not have.
+    Raises:
+        DataError: for a label that the model does not have.
     """
     if label not in mapping:
         raise DataError(f"label {label} is none of the model's {len(id2label)} labels: the stored detections are stale")

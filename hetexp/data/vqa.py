@@ -6,7 +6,6 @@ An item is {question_id, img_id, sent, label: {answer: soft score}} and may carr
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 from collections import Counter
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hetexp.errors import DataError
+from hetexp.files import atomic_write
 
 # Soft score for 0, 1, 2, 3 and at least 4 of ten annotators, as LXMERT's files have it.
 SOFT_SCORES = (0.0, 0.3, 0.6, 0.9, 1.0)
@@ -50,8 +50,9 @@ class Question:
 def read_questions(paths: str | Path | Sequence[str | Path]) -> list[Question]:
     """Questions of one or several LXMERT-form files (minival and nominival, say), in file order.
 
-    Raises DataError naming the file and the item on a missing file, invalid JSON, missing keys, an empty question, a
-    score outside [0, 1] or a question id that occurs twice.
+    Raises:
+        DataError: naming the file and the item, if a file is missing or no valid JSON, an item lacks a key, has an
+            empty question or a score outside [0, 1], or a question id occurs twice.
     """
     files = [paths] if isinstance(paths, str | Path) else list(paths)
     questions: list[Question] = []
@@ -68,15 +69,30 @@ def read_questions(paths: str | Path | Sequence[str | Path]) -> list[Question]:
 
 
 def write_questions(questions: Iterable[Question], path: str | Path) -> None:
-    """Write an LXMERT-form file, one item a line; whole or not at all."""
-    lines = ",\n".join(json.dumps(question.record(), ensure_ascii=False) for question in questions)
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    temporary.replace(path)
+    """Write an LXMERT-form file.
+
+    Raises:
+        DataError: if the disk refuses.
+    """
+    write_items((question.record() for question in questions), path)
+
+
+def write_items(items: Iterable[Mapping[str, Any]], path: str | Path) -> None:
+    """Write items of an LXMERT-form file as they are, one a line; whole or not at all.
+
+    Raises:
+        DataError: if the disk refuses.
+    """
+    lines = ",\n".join(json.dumps(item, ensure_ascii=False) for item in items)
+    atomic_write(Path(path), f"[\n{lines}\n]\n")
 
 
 def read_answers(path: str | Path) -> list[str]:
-    """The answer vocabulary (label2ans.json): position = the model's answer index."""
+    """The answer vocabulary (label2ans.json): position = the model's answer index.
+
+    Raises:
+        DataError: if the file is missing or no list of distinct texts.
+    """
     answers = _read_json(Path(path), list)
     wrong = [answer for answer in answers if not isinstance(answer, str)]
     if wrong or len(set(answers)) != len(answers) or not answers:
@@ -94,6 +110,9 @@ def draw(questions: Sequence[Question], n: int | None, seed: int = 1234) -> list
     """The reference's sample: the index list shuffled from the seed, its first n (None: the file as it is).
 
     Asking for more than there are gives all of them, in drawn order, as the reference's slice does.
+
+    Raises:
+        DataError: if `n` is below 1.
     """
     if n is None:
         return list(questions)
@@ -110,8 +129,15 @@ def from_vqa_v2(
     """LXMERT-form questions from VQA v2's official question and annotation files, in the order of the questions.
 
     `extra["answers"]` keeps the ten answers, for `official_accuracy`. The order may differ from that of LXMERT's own
-    valid.json, and with it the sample that `draw` takes. Raises DataError when a question has no annotation or a file
-    is not in VQA v2's format.
+    valid.json, and with it the sample that `draw` takes.
+
+    Args:
+        questions_file: v2_OpenEnded_mscoco_val2014_questions.json, say.
+        annotations_file: that of the same split.
+        image_id: how a COCO image id becomes the `img_id` of the region features.
+
+    Raises:
+        DataError: if a question has no annotation or a file is not in VQA v2's format.
     """
     asked = _part(_read_json(Path(questions_file), dict), "questions", questions_file)
     annotated = _part(_read_json(Path(annotations_file), dict), "annotations", annotations_file)
@@ -138,6 +164,9 @@ def official_accuracy(answer: str, answers: Sequence[str]) -> float:
     """VQA's official accuracy: mean over the leave-one-out sets of the annotators of min(1, matches / 3).
 
     When all annotators gave one answer it is compared as given, as the official evaluation does.
+
+    Raises:
+        DataError: if there are no annotators' answers.
     """
     given = [text.replace("\n", " ").replace("\t", " ").strip() for text in answers]
     answer = answer.replace("\n", " ").replace("\t", " ").strip()

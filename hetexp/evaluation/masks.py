@@ -19,18 +19,30 @@ from pycocotools import mask as rle
 from torch import Tensor
 
 from hetexp.errors import InputError
+from hetexp.evaluation.upsampling import Upsampling
 
-UPSAMPLES = ("reference", "bilinear", "nearest", "bilinear_relevance")
-
-# The reference asks for sigmoid(255 x) > 0.5 in float32, which takes any weight but the rounding noise of a corner.
+# GAE's code asks for sigmoid(255 x) > 0.5 in float32, which takes any weight but the rounding noise of a corner.
 _TOUCHED = 1.5 * 2.0**-24 / 255
+# How a mask is interpolated to the network input, and above which value a pixel is foreground.
+_MASK_UPSAMPLING = {
+    Upsampling.reference: ("linear", _TOUCHED),
+    Upsampling.bilinear: ("linear", 0.5),
+    Upsampling.nearest: ("nearest", 0.5),
+}
 _CHUNK = 16  # masks held at once at the size of the network input (4 MB each at 800 x 1333)
 
 
 def to_uint8(relevance: Tensor) -> Tensor:
-    """Min-max each map to 0..255 in float32 and truncate: [k, h, w] -> uint8 [k, h, w].
+    """Min-max each map to 0..255 in float32 and truncate.
 
-    A constant map becomes all 0. Raises InputError if a map holds NaN or infinity.
+    Args:
+        relevance: [k, h, w].
+
+    Returns:
+        uint8 [k, h, w]; a constant map becomes all 0.
+
+    Raises:
+        InputError: on another shape, and if a map holds NaN or infinity.
     """
     if relevance.ndim != 3 or 0 in relevance.shape[1:]:
         raise InputError(
@@ -54,17 +66,36 @@ def to_uint8(relevance: Tensor) -> Tensor:
 
 
 def otsu_thresholds(u8: Tensor) -> Tensor:
-    """Otsu's threshold of each 8-bit map: uint8 [k, h, w] -> float64 [k].
+    """Threshold of each 8-bit map (Otsu 1979, doi:10.1109/TSMC.1979.4310076).
 
     The first grey level with the largest between-class variance. The running means are updated level by level, and
     only in this order do ties between neighbouring levels (empty histogram bins) fall as they do in OpenCV, which
-    produced the reference's masks; the direct formula differs on about one small map in 40,000. A constant map gives 0.
+    GAE's code calls; the direct formula differs on about one small map in 40,000.
+
+    Args:
+        u8: uint8 [k, h, w].
+
+    Returns:
+        float64 [k]; 0 for a constant map.
+
+    Raises:
+        InputError: on another type or shape.
     """
     return otsu_thresholds_of([u8])[0]
 
 
 def otsu_thresholds_of(groups: Sequence[Tensor]) -> list[Tensor]:
-    """`otsu_thresholds` of several groups of maps, each of its own grid, in one pass over the grey levels."""
+    """`otsu_thresholds` of several groups of maps, each of its own grid, in one pass over the grey levels.
+
+    Args:
+        groups: uint8 [k, h, w] each.
+
+    Returns:
+        float64 [k] per group.
+
+    Raises:
+        InputError: on another type or shape.
+    """
     for u8 in groups:
         if u8.dtype != torch.uint8 or u8.ndim != 3:
             raise InputError(f"maps must be uint8 [k, h, w], got {u8.dtype} {list(u8.shape)}: call to_uint8 first")
@@ -100,10 +131,18 @@ def _best_levels(counts: NDArray[np.float64], share: NDArray[np.float64]) -> NDA
 
 
 def otsu(relevance: Tensor, scale: float = 1.0, thresholds: Tensor | None = None) -> Tensor:
-    """Foreground of each map: value > scale * Otsu threshold, strictly; [k, h, w] -> bool [k, h, w].
+    """Foreground of each map: 8-bit value > scale * Otsu threshold, strictly.
 
-    A constant map gives an empty mask. `thresholds` [k] are these maps' own from `otsu_thresholds`, where they are
-    known already. Raises InputError on NaN or infinity and on a scale that is not positive.
+    Args:
+        relevance: [k, h, w].
+        scale: 1.0 is Otsu's own threshold.
+        thresholds: [k], these maps' own from `otsu_thresholds`, where they are known already.
+
+    Returns:
+        bool [k, h, w]; a constant map gives an empty mask.
+
+    Raises:
+        InputError: on NaN or infinity, and on a scale that is not positive.
     """
     _check_scale(scale)
     u8 = to_uint8(relevance)
@@ -113,12 +152,23 @@ def otsu(relevance: Tensor, scale: float = 1.0, thresholds: Tensor | None = None
 
 
 def to_image(masks: Tensor, input_size: Sequence[int], image_size: Sequence[int]) -> Tensor:
-    """Token masks to masks of the original image, as the reference does: bool [k, h, w] -> bool [k, H, W].
+    """Token masks to masks of the original image, by the reference upsampling.
 
-    Bilinear to the network input (height, width, without padding), foreground wherever anything of a foreground token
-    reaches (so masks grow by up to one token), then nearest to the original image (height, width).
+    Bilinear to the network input, foreground wherever anything of a foreground token reaches (so masks grow by up to
+    one token), then nearest to the original image.
+
+    Args:
+        masks: bool [k, h, w].
+        input_size: of the network input without padding, (height, width).
+        image_size: of the original image, (height, width).
+
+    Returns:
+        bool [k, H, W].
+
+    Raises:
+        InputError: on another shape, and on sizes that are not two positive whole numbers.
     """
-    return _through_input(masks, input_size, image_size, "linear", _TOUCHED)
+    return _through_input(masks, input_size, image_size, *_MASK_UPSAMPLING[Upsampling.reference])
 
 
 def segment(
@@ -126,35 +176,51 @@ def segment(
     scale: float,
     input_size: Sequence[int],
     image_size: Sequence[int],
-    upsample: str = "reference",
+    upsample: Upsampling | str = Upsampling.reference,
     thresholds: Tensor | None = None,
 ) -> Tensor:
-    """Relevance [k, h, w] to masks of the original image, bool [k, H, W].
+    """Relevance to masks of the original image.
 
-    `upsample`: ``reference`` (see `to_image`); ``bilinear`` (mask bilinear to the network input, foreground above one
-    half, nearest to the image); ``nearest`` (mask nearest to both); ``bilinear_relevance`` (relevance bilinear to the
-    network input, Otsu there, nearest to the image; `thresholds` do not apply). Sizes are (height, width).
-    `thresholds`: see `otsu`.
+    Args:
+        relevance: [k, h, w].
+        scale: of Otsu's threshold, see `otsu`.
+        input_size: of the network input without padding, (height, width).
+        image_size: of the original image, (height, width).
+        upsample: a member of `Upsampling`, or its name.
+        thresholds: see `otsu`; they do not apply to `bilinear_relevance`, whose maps are thresholded when upsampled.
+
+    Returns:
+        bool [k, H, W].
+
+    Raises:
+        InputError: on an unknown upsampling, and as `otsu` and `to_image` do.
     """
-    if upsample == "reference":
-        return to_image(otsu(relevance, scale, thresholds), input_size, image_size)
-    if upsample == "bilinear":
-        return _through_input(otsu(relevance, scale, thresholds), input_size, image_size, "linear", 0.5)
-    if upsample == "nearest":
-        return _through_input(otsu(relevance, scale, thresholds), input_size, image_size, "nearest", 0.5)
-    if upsample == "bilinear_relevance":
-        otsu(relevance, scale)  # refuses a bad scale or map, the map by its number among all
-        _check_sizes(input_size, image_size)
-        parts = [
-            _resize(otsu(_resize(part, input_size, "bilinear"), scale).float(), image_size)
-            for part in relevance.detach().float().split(_CHUNK)
-        ]
-        return torch.cat(parts) > 0.5
-    raise InputError(f"unknown upsample '{upsample}'. Available: {', '.join(UPSAMPLES)}")
+    if upsample not in set(Upsampling):
+        raise InputError(f"unknown upsample '{upsample}'. Available: {', '.join(Upsampling)}")
+    if upsample != Upsampling.bilinear_relevance:
+        mode, level = _MASK_UPSAMPLING[Upsampling(upsample)]
+        return _through_input(otsu(relevance, scale, thresholds), input_size, image_size, mode, level)
+    otsu(relevance, scale)  # refuses a bad scale or map, the map by its number among all
+    _check_sizes(input_size, image_size)
+    parts = [
+        _resize(otsu(_resize(part, input_size, "bilinear"), scale).float(), image_size)
+        for part in relevance.detach().float().split(_CHUNK)
+    ]
+    return torch.cat(parts) > 0.5
 
 
 def encode(masks: Tensor) -> list[dict[str, Any]]:
-    """COCO run-length encoding of bool masks [k, H, W]: k dicts {"size": [H, W], "counts": str}, ready for JSON."""
+    """COCO's run-length encoding of masks.
+
+    Args:
+        masks: bool [k, H, W].
+
+    Returns:
+        k dicts {"size": [H, W], "counts": str}, ready for JSON.
+
+    Raises:
+        InputError: on another shape.
+    """
     if masks.ndim != 3:
         raise InputError(f"masks must have shape [k, H, W], got {list(masks.shape)}")
     if len(masks) == 0:

@@ -1,4 +1,4 @@
-"""Perturbation test (protocol 5): which tokens stay when the most or least relevant ones are removed."""
+"""Perturbation test (arXiv 2605.27458, Section 5.2): what stays when the most or least relevant tokens are removed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Variant:
 
 
 def n_kept(n: int, fraction: float) -> int:
-    """Tokens kept of n at a removed fraction, int((1 - f) n) with Python's own rounding, as in the reference."""
+    """Tokens kept of n at a removed fraction, int((1 - f) n) with Python's own rounding, as in GAE's code."""
     return int((1 - fraction) * n)
 
 

@@ -48,7 +48,7 @@ class _Attention(torch.autograd.Function):
         gradient = gradient.reshape(output.shape).contiguous()
         # softmax: dS = A * (dA - rowsum(dA * A)), and rowsum(dA * A) = rowsum(dO * O)
         mean = (gradient * output).sum(-1, keepdim=True)
-        slopes = torch.empty_like(query), key.new_zeros(key.shape), value.new_zeros(value.shape)
+        gradients = torch.empty_like(query), key.new_zeros(key.shape), value.new_zeros(value.shape)
         n_maps, n_query, n_key = maps.shape
         row = max(1, n_maps * n_key * maps.element_size())
         step = min(n_query, max(1, 2 * block_bytes(maps.device) // row))  # one block is read, one written
@@ -60,12 +60,12 @@ class _Attention(torch.autograd.Function):
             block = buffer[: a.numel()].view(a.shape)
             torch.bmm(g, transposed, out=block)
             block.sub_(mean[:, here]).mul_(a)
-            slopes[0][:, here] = torch.bmm(block, key)
-            slopes[1].baddbmm_(block.transpose(1, 2), query[:, here])
-            slopes[2].baddbmm_(a.transpose(1, 2), g)
-        slopes[0].mul_(ctx.scaling)
-        slopes[1].mul_(ctx.scaling)
-        return *(s.reshape(shape) for s, shape in zip(slopes, shapes, strict=True)), None, None
+            gradients[0][:, here] = torch.bmm(block, key)
+            gradients[1].baddbmm_(block.transpose(1, 2), query[:, here])
+            gradients[2].baddbmm_(a.transpose(1, 2), g)
+        gradients[0].mul_(ctx.scaling)
+        gradients[1].mul_(ctx.scaling)
+        return *(s.reshape(shape) for s, shape in zip(gradients, shapes, strict=True)), None, None
 
 
 def _attend(

@@ -6,16 +6,22 @@ cross-attentions read the streams as they were at the layer's input. The answer 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LxmertForQuestionAnswering, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, LxmertForQuestionAnswering, PreTrainedTokenizerBase
 
-from hetexp.errors import ConfigError, InputError
-from hetexp.models.observe import Recorder, frozen, hooked, pick, split_heads
+from hetexp.errors import CheckpointError, ConfigError, InputError
+from hetexp.files import content_hash
+from hetexp.models import lxmert_parts
+from hetexp.models.checkpoints import expect_type, load_weights, pinned, read_config, readable
+from hetexp.models.observe import Recorder, frozen, hooked, pick, resolve_features, split_heads
+from hetexp.models.protocols import EncodedQuestion
 from hetexp.models.trace import (
     AttentionStep,
     AttentionTrace,
@@ -24,23 +30,28 @@ from hetexp.models.trace import (
     Layout,
     Target,
     batched_gradients,
+    reads_box,
 )
 
-Leaves = dict[str, Tensor]
+REVISIONS = {"unc-nlp/lxmert-vqa-uncased": "c66ce30"}  # with safetensors
+# The VQA checkpoint was published without tokenizer files.
+TOKENIZERS = {"unc-nlp/lxmert-vqa-uncased": "unc-nlp/lxmert-base-uncased"}
+
+Leaves = dict[str, dict[str, Tensor]]  # feature name -> source -> activation in the graph
 
 
 class LxmertAdapter:
-    """Runs an LXMERT and returns its attention traces.
+    """Runs an LXMERT and returns its attention traces; an `Answerer`.
 
     Args:
         model: it is set to eval mode.
-        tokenizer: only `tokenize` needs it.
+        tokenizer: only `encode` and `offsets` need it.
         answers: answer strings in the order of the logits, or None.
     """
 
     name = "lxmert"
-    sources: ClassVar[tuple[str, ...]] = ("text", "image")
-    odam_features: ClassVar[tuple[str, ...]] = ("embedding", "encoder")
+    sources: tuple[str, ...] = ("text", "image")
+    feature_names: tuple[str, ...] = ("embedding", "encoder")
 
     def __init__(
         self,
@@ -48,7 +59,7 @@ class LxmertAdapter:
         tokenizer: PreTrainedTokenizerBase | None = None,
         answers: Sequence[str] | None = None,
     ) -> None:
-        self.model = model.eval()
+        self.model: Any = model.eval()
         self.tokenizer = tokenizer
         self.answers = None if answers is None else list(answers)
 
@@ -60,37 +71,87 @@ class LxmertAdapter:
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
-    def tokenize(self, question: str) -> list[int]:
-        """Token ids of a question with CLS and SEP.
+    @property
+    def labels(self) -> dict[int, str]:
+        """Answer index -> answer; empty without an answer list."""
+        return dict(enumerate(self.answers or []))
+
+    @property
+    def n_answers(self) -> int:
+        return int(self.model.config.num_qa_labels)
+
+    @property
+    def feature_width(self) -> int:
+        return int(self.model.config.visual_feat_dim)
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        vocabulary = None if self.tokenizer is None else content_hash(sorted(self.tokenizer.get_vocab().items()))
+        return {"tokenizer": vocabulary}
+
+    def encode(self, question: str, features: Tensor, boxes: Tensor, image: str = "") -> EncodedQuestion:
+        """Tokens and regions of one question.
 
         Raises:
-            InputError: for a question without words, or one longer than the model's positions.
+            InputError: for a question without words, one longer than the model's positions, or region features of
+                another width than the model reads.
         """
-        if self.tokenizer is None:
-            raise ConfigError("this LXMERT was built without a tokenizer: load it with hetexp.load_model")
-        ids = list(self.tokenizer(question, verbose=False)["input_ids"])  # its own remark on length misleads here
-        if set(ids) <= set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}:
+        if features.shape[1] != self.feature_width:
+            raise InputError(
+                f"region features have {features.shape[1]} numbers, this checkpoint reads {self.feature_width}: use "
+                "the features it was trained with"
+            )
+        ids = list(self._tokenizer(question, verbose=False)["input_ids"])  # its own remark on length misleads here
+        if set(ids) <= set(self._tokenizer.all_special_ids) - {self._tokenizer.unk_token_id}:
             raise InputError(f"question {question!r} has no word besides special tokens: ask something")
         limit = self.model.config.max_position_embeddings
         if len(ids) > limit:
             raise InputError(
                 f"question has {len(ids)} tokens, this model takes at most {limit}: shorten {question[:60]!r}..."
             )
-        return ids
+        tokens = torch.tensor(ids, dtype=torch.long)
+        return EncodedQuestion(tokens, features.to(self.dtype), boxes.to(self.dtype), image)
+
+    def token_texts(self, encoded: EncodedQuestion) -> list[str]:
+        """The question's tokens as text, CLS and SEP included."""
+        return list(self._tokenizer.convert_ids_to_tokens(encoded.input_ids.tolist()))
 
     def offsets(self, question: str) -> list[tuple[int, int]]:
         """Character range of every token of a question; CLS and SEP have the empty range (0, 0)."""
+        return [tuple(pair) for pair in self._tokenizer(question, return_offsets_mapping=True)["offset_mapping"]]
+
+    @property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
             raise ConfigError("this LXMERT was built without a tokenizer: load it with hetexp.load_model")
-        return [tuple(pair) for pair in self.tokenizer(question, return_offsets_mapping=True)["offset_mapping"]]
+        return self.tokenizer
+
+    def collate(self, questions: Sequence[EncodedQuestion]) -> dict[str, Tensor]:
+        """One padded batch of questions: ids, region features and boxes with their masks (0 = padding)."""
+        n, length = len(questions), max(len(q.input_ids) for q in questions)
+        regions = max(1, *(len(q.features) for q in questions))
+        first = questions[0]
+        batch = {
+            "input_ids": torch.zeros(n, length, dtype=torch.long),
+            "attention_mask": torch.zeros(n, length, dtype=torch.long),
+            "visual_feats": first.features.new_zeros(n, regions, first.features.shape[1]),
+            "visual_pos": first.boxes.new_zeros(n, regions, 4),
+            "visual_attention_mask": torch.zeros(n, regions, dtype=torch.long),
+        }
+        for row, question in enumerate(questions):
+            batch["input_ids"][row, : len(question.input_ids)] = question.input_ids
+            batch["attention_mask"][row, : len(question.input_ids)] = 1
+            batch["visual_feats"][row, : len(question.features)] = question.features
+            batch["visual_pos"][row, : len(question.features)] = question.boxes
+            batch["visual_attention_mask"][row, : len(question.features)] = 1
+        return batch
 
     def trace(
         self,
         inputs: Mapping[str, Tensor],
         targets: Sequence[Sequence[Target]],
         *,
-        odam_feature: str | None = None,
-        features: bool = True,
+        features: Collection[str] = (),
     ) -> list[AttentionTrace]:
         """Attention traces of a batch, from one forward pass and one backward pass per target.
 
@@ -98,31 +159,31 @@ class LxmertAdapter:
             inputs: `input_ids` [B, T], `visual_feats` [B, R, D], `visual_pos` [B, R, 4], and optionally
                 `attention_mask` [B, T], `token_type_ids` [B, T], `visual_attention_mask` [B, R] (1 = real).
             targets: per item its targets.
-            odam_feature: "embedding" (default; embedded regions and tokens) or "encoder" (outputs of the
-                language and object-relationship encoders).
-            features: False leaves these features out, and the backward pass ends at the first attention.
+            features: of "embedding" (the default one; embedded regions and tokens) and "encoder" (outputs of the
+                language and object-relationship encoders) those to keep with their gradients; without any the
+                backward pass ends at the first attention.
 
         Returns:
             one trace per item; its `outputs` hold `logits` [answers].
         """
-        feature_name = odam_feature or self.odam_features[0]
-        if feature_name not in self.odam_features:
-            raise ConfigError(
-                f"ODAM feature {feature_name!r} is not known for LXMERT: choose one of {', '.join(self.odam_features)}"
-            )
+        names = resolve_features(features, self.feature_names)
         for row, wanted in enumerate(targets):
             if any(t.query is not None for t in wanted):
                 raise InputError(f"target {row} names a query: LXMERT has one row of logits, leave query unset")
+            if any(reads_box(t) for t in wanted):
+                raise InputError(f"target {row} is a box: LXMERT answers questions, choose a target of logits")
         recorder, leaves = Recorder(), Leaves()
-        with torch.enable_grad(), frozen(self.model), self._observing(recorder, leaves, feature_name):
+        observing = self._observing(recorder, leaves, set(names.values()))
+        with torch.inference_mode(False), torch.enable_grad(), frozen(self.model), observing:
             logits = self._run(inputs)
             scalars = [[target(logits[b]) for target in wanted] for b, wanted in enumerate(targets)]
             observations = recorder.all()
-            offered = [leaves[s] for s in self.sources] if features else []
-            gradients = batched_gradients(scalars, [*offered, *(o.output for _, _, o in observations)])
+            offered = [(name, s, leaves[name][s]) for name in dict.fromkeys(names.values()) for s in self.sources]
+            found = batched_gradients(scalars, [*(x for _, _, x in offered), *(o.output for _, _, o in observations)])
+        kept = {(name, s): (x, gradient) for (name, s, x), gradient in zip(offered, found, strict=False)}
         by_step = {
             (name, call): (seen, gradient)
-            for (name, call, seen), gradient in zip(observations, gradients[len(offered) :], strict=True)
+            for (name, call, seen), gradient in zip(observations, found[len(offered) :], strict=True)
         }
         ids = inputs["input_ids"]
         masks = {
@@ -141,10 +202,11 @@ class LxmertAdapter:
                     fusion=fusion,
                     readout="text",
                     tokens=torch.zeros(len(wanted), dtype=torch.long, device=self.device),
+                    targets=tuple(wanted),
                     layouts={s: Layout((masks[s].shape[1],), v) for s, v in valid.items()},
                     features={
-                        s: Features(leaf[b, valid[s]].detach(), _present(slope)[: len(wanted), b, valid[s]])
-                        for s, leaf, slope in zip(self.sources, offered, gradients, strict=False)
+                        requested: {s: _features(*kept[name, s], b, len(wanted), valid[s]) for s in self.sources}
+                        for requested, name in names.items()
                     },
                     outputs={"logits": logits[b].detach()},
                 )
@@ -156,6 +218,18 @@ class LxmertAdapter:
         """Answer logits [B, answers]; items whose `visual_attention_mask` is all 0 see no image at all."""
         return self._run(inputs)
 
+    def encode_texts(self, texts: Sequence[Tensor]) -> list[Tensor]:
+        """Outputs of the language encoder [T, d] for every sequence of token ids [T]."""
+        return lxmert_parts.encode_texts(self.model, texts)
+
+    def encode_regions(self, regions: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Outputs of the object-relationship encoder [R, d] for every pair of features [R, D] and boxes [R, 4]."""
+        return lxmert_parts.encode_regions(self.model, regions)
+
+    def answer_parts(self, texts: Sequence[Tensor], regions: Sequence[Tensor]) -> Tensor:
+        """Answer logits [B, answers] from encoded texts and regions."""
+        return lxmert_parts.answer(self.model, texts, regions)
+
     # -- forward -----------------------------------------------------------------------------------------------
 
     def _run(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -163,6 +237,8 @@ class LxmertAdapter:
         for key in ("visual_feats", "visual_pos"):
             batch[key] = batch[key].to(self.dtype)
         ids, limit = batch["input_ids"], self.model.config.max_position_embeddings
+        if ids.ndim != 2:
+            raise InputError(f"input_ids must be [B, T], got {list(ids.shape)}: add an axis to one question")
         if ids.shape[1] > limit:
             raise InputError(f"input_ids has {ids.shape[1]} tokens, this model takes at most {limit}")
         batch.setdefault("attention_mask", torch.ones_like(ids))
@@ -197,7 +273,7 @@ class LxmertAdapter:
             yield
 
     @contextmanager
-    def _observing(self, recorder: Recorder, leaves: Leaves, feature_name: str) -> Iterator[None]:
+    def _observing(self, recorder: Recorder, leaves: Leaves, features: Collection[str]) -> Iterator[None]:
         encoder = self.model.lxmert.encoder
         handles = []
         for name, attention in self._attention_modules():
@@ -215,25 +291,31 @@ class LxmertAdapter:
                 attention.register_forward_hook(close),
             ]
 
-        def leaf(stream: str, replace: bool) -> Any:
-            def hook(module: nn.Module, args: Any, output: Any) -> Any:
-                if not replace:
-                    leaves[stream] = output[0]
-                    return None
+        def start(stream: str) -> Any:
+            """The graph begins at a stream's embedding, or the first attention would be a constant to autograd."""
+
+            def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
                 cut = output.detach().requires_grad_()
-                leaves.setdefault(stream, cut)
+                for name in features:  # a stream without an encoder of its own offers its embedding for its output
+                    leaves.setdefault(name, {})[stream] = cut
                 return cut
 
             return hook
 
+        def keep(stream: str) -> Any:
+            def hook(module: nn.Module, args: Any, output: tuple[Tensor, ...]) -> None:
+                leaves["encoder"][stream] = output[0]
+
+            return hook
+
         handles += [
-            self.model.lxmert.embeddings.register_forward_hook(leaf("text", True)),
-            encoder.visn_fc.register_forward_hook(leaf("image", True)),
+            self.model.lxmert.embeddings.register_forward_hook(start("text")),
+            encoder.visn_fc.register_forward_hook(start("image")),
         ]
-        if feature_name == "encoder":
+        if "encoder" in features:
             for stream, layers in (("text", encoder.layer), ("image", encoder.r_layers)):
                 if len(layers):
-                    handles.append(layers[-1].register_forward_hook(leaf(stream, False)))
+                    handles.append(layers[-1].register_forward_hook(keep(stream)))
         with hooked(handles):
             yield
 
@@ -286,6 +368,50 @@ def _mask(mask: Tensor | None, shape: torch.Size) -> Tensor:
     return torch.ones(shape, dtype=torch.bool) if mask is None else mask.bool().cpu()
 
 
-def _present(gradient: Tensor | None) -> Tensor:
+def _features(activation: Tensor, gradient: Tensor | None, b: int, k: int, valid: Tensor) -> Features:
     assert gradient is not None
-    return gradient
+    return Features(activation[b, valid].detach(), gradient[:k, b, valid])
+
+
+def _read_answers(path: Path) -> list[str]:
+    with readable(str(path)):
+        answers = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+        raise CheckpointError(f"{path} must be a list of answer strings, in the order of the answer logits")
+    return answers
+
+
+def load(
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    revision: str | None = None,
+    *,
+    answers: Sequence[str] | None = None,
+) -> LxmertAdapter:
+    """The LXMERT of a checkpoint; see `hetexp.load_model`.
+
+    Args:
+        answers: answer strings; by default the folder's `label2ans.json`, if there is one.
+
+    Raises:
+        CheckpointError: for a checkpoint or an answer list that does not fit.
+        OSError: for a checkpoint that is not there.
+    """
+    revision = pinned(source, revision, REVISIONS)
+    config = read_config(source, revision)
+    expect_type(source, config, LxmertAdapter.name)
+    model = load_weights(LxmertForQuestionAnswering, source, config, revision, dtype)
+    folder = Path(source)
+    tokenizer = None
+    if not folder.is_dir() or (folder / "tokenizer_config.json").exists() or (folder / "vocab.txt").exists():
+        with readable(f"the tokenizer of {source!r}"):
+            tokenizer = AutoTokenizer.from_pretrained(TOKENIZERS.get(source, source))
+    if answers is None and (folder / "label2ans.json").exists():
+        answers = _read_answers(folder / "label2ans.json")
+    if answers is not None and len(answers) != model.config.num_qa_labels:
+        raise CheckpointError(
+            f"{len(answers)} answers were given for {model.config.num_qa_labels} answer logits of {source!r}: "
+            "use the answer list this checkpoint was trained with"
+        )
+    return LxmertAdapter(model.to(device), tokenizer, answers)

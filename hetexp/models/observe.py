@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from hetexp.errors import ConfigError
 
 
 @dataclass
@@ -73,6 +75,21 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)
+
+
+def resolve_features(requested: Iterable[str], known: Sequence[str]) -> dict[str, str]:
+    """Requested feature name -> the model's own; "default" is the first known one.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    own = {name: known[0] if name == "default" else name for name in requested}
+    unknown = [name for name in own.values() if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"feature {unknown[0]!r} is not known for this model: choose one of default, {', '.join(known)}"
+        )
+    return own
 
 
 def pick(x: Tensor, dim: int, index: Tensor) -> Tensor:

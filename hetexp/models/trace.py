@@ -6,25 +6,35 @@ program; every attribution method is an interpreter of it and knows nothing of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 class Target(Protocol):
-    """A scalar to explain, computed from one row of class (or answer) logits."""
+    """A scalar to explain, computed from what a model predicts for one token.
+
+    A target whose attribute `reads` is "box" is computed from that token's box [4] instead of its class logits.
+    """
 
     @property
     def query(self) -> int | None:
-        """Token whose logits are meant; None stands for every kept one."""
+        """Token whose prediction is meant; None stands for every kept one."""
         ...
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Scalar y from logits [classes]."""
+    def __call__(self, prediction: Tensor, /) -> Tensor:
+        """Scalar y from logits [classes], or from a box (centre x, centre y, width, height; relative) [4]."""
         ...
+
+
+def reads_box(target: Target) -> bool:
+    """Whether a target is computed from a box; all others read class logits."""
+    return getattr(target, "reads", "logits") == "box"
 
 
 @dataclass(frozen=True)
@@ -60,19 +70,34 @@ class Features:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a stream's valid tokens lie in the shape a user sees."""
+    """Where a stream's valid tokens lie in the shape a user sees.
 
-    shape: tuple[int, ...]  # (h, w) of an image grid, (N,) of a sequence
-    index: Tensor  # flat position of each valid token [N]
+    Attributes:
+        shape: (h, w) of an image grid, (N,) of a sequence, padding included.
+        index: flat position of each valid token [N], ascending.
+        extent: height and width in input pixels of what the valid tokens of an image grid cover.
+    """
+
+    shape: tuple[int, ...]
+    index: Tensor
+    extent: tuple[int, int] | None = None
 
     def restore(self, relevance: Tensor) -> Tensor:
         """Scatter [targets, N] to [targets, *shape]; padded positions are 0."""
-        size = 1
-        for n in self.shape:
-            size *= n
-        full = relevance.new_zeros(relevance.shape[0], size)
+        full = relevance.new_zeros(relevance.shape[0], math.prod(self.shape))
         full[:, self.index] = relevance
         return full.reshape(-1, *self.shape)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The part of `shape` that valid tokens fill, from its first corner on."""
+        if len(self.index) == math.prod(self.shape) or len(self.index) == 0:
+            return self.shape if len(self.index) else (0,) * len(self.shape)
+        return tuple(int(axis.max()) + 1 for axis in np.unravel_index(self.index.cpu().numpy(), self.shape))
+
+    def crop(self, relevance: Tensor) -> Tensor:
+        """The part of [targets, *shape] that valid tokens fill: [targets, h', w'] or [targets, N']."""
+        return relevance[(slice(None), *(slice(0, n) for n in self.grid))]
 
 
 @dataclass(frozen=True)
@@ -80,7 +105,7 @@ class AttentionTrace:
     """The attention program of one input and what was observed while it ran for `k` targets.
 
     `encoder` holds the homologous part (type A: self-attention on one source), `fusion` everything from the
-    first stream that mixes sources on (types B and C). The explained token of target j is `tokens[j]` of stream
+    first step that mixes sources on (types B and C). The explained token of target j is `tokens[j]` of stream
     `readout`. Attribution is reported for `sources`.
     """
 
@@ -90,8 +115,9 @@ class AttentionTrace:
     fusion: tuple[Group, ...]
     readout: str
     tokens: Tensor  # [k]
+    targets: tuple[Target, ...]  # what was explained, a row each
     layouts: Mapping[str, Layout]
-    features: Mapping[str, Features]  # one entry per source that offers features, if they were asked for
+    features: Mapping[str, Mapping[str, Features]]  # feature name -> source -> features, those that were asked for
     outputs: Mapping[str, Any] = field(default_factory=dict)  # model outputs of this input (logits, ...)
 
     @property
@@ -99,8 +125,8 @@ class AttentionTrace:
         return int(self.tokens.shape[0])
 
     @property
-    def one_way(self) -> bool:
-        """True if no source is ever updated by another stream (encoder-decoder models such as DETR)."""
+    def sources_fixed(self) -> bool:
+        """True if no source is ever updated by another stream (encoder-decoder models)."""
         return all(step.is_self or step.query not in self.sources for step in self.steps())
 
     def steps(self) -> Iterator[AttentionStep]:
@@ -121,29 +147,12 @@ class AttentionTrace:
             encoder=cut(self.encoder),
             fusion=cut(self.fusion),
             tokens=self.tokens[start:stop],
-            features={s: replace(f, gradient=f.gradient[start:stop]) for s, f in self.features.items()},
+            targets=self.targets[start:stop],
+            features={
+                name: {s: replace(f, gradient=f.gradient[start:stop]) for s, f in by_source.items()}
+                for name, by_source in self.features.items()
+            },
         )
-
-
-class Adapter(Protocol):
-    """What a model must offer to be explained."""
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    def trace(
-        self,
-        inputs: Mapping[str, Tensor],
-        targets: Sequence[Sequence[Target]],
-        *,
-        odam_feature: str | None = None,
-        features: bool = True,
-    ) -> list[AttentionTrace]:
-        """One trace per item of a batch; without `features` no gradient is taken of them."""
-        ...
 
 
 def block_bytes(device: torch.device) -> int:

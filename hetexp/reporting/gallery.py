@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image
 
 from hetexp.reporting.figures.style import DIVERGING, SEQUENTIAL
-from hetexp.reporting.names import METHOD_NAMES, in_order
-from hetexp.reporting.samples import Sample, SampleSet
+from hetexp.reporting.names import in_order, is_signed, method_name
+from hetexp.reporting.samples import SampleSet, StoredExplanation
 
-EXTRA_NAMES = {
+# What the paper's figures of questions show, by the keys of relevance.
+FIGURE_NAMES = {
     "homologous": "Homologous parts, abs (Figure 7)",
     "ours_full:difference": "Ours (full), difference (Figure 8b)",
     "ours_full": "Ours (full), logit (Figure 8a)",
@@ -25,15 +26,23 @@ EXTRA_NAMES = {
 
 def payload(found: Mapping[str, SampleSet]) -> dict[str, Any]:
     """Everything the page's script reads."""
-    detr = [_detections(s) for s in found["detr"].samples] if "detr" in found else []
-    lxmert = [_question(s) for s in found["lxmert"].samples] if "lxmert" in found else []
-    return {
-        "sequential": _colours(SEQUENTIAL),
-        "diverging": _colours(DIVERGING),
-        "methods": {**METHOD_NAMES, **EXTRA_NAMES},
-        "detr": [d for d in detr if d["maps"]],
-        "lxmert": lxmert,
+    shown = {
+        "detection": [_detections(s) for s in found["detection"].samples if s.levels] if "detection" in found else [],
+        "vqa": [_question(s) for s in found["vqa"].samples] if "vqa" in found else [],
     }
+    keys = {kind: dict.fromkeys(key for item in items for key in item["maps"]) for kind, items in shown.items()}
+    labels = {
+        "detection": {m: method_name(m) for m in keys["detection"]},
+        "vqa": {key: _label(key) for key in keys["vqa"]},
+    }
+    return {"sequential": _colours(SEQUENTIAL), "diverging": _colours(DIVERGING), "labels": labels, **shown}
+
+
+def _label(key: str) -> str:
+    """Printed name of "<method>" or "<method>:<target>"."""
+    method, _, target = key.partition(":")
+    name = method_name(method)
+    return FIGURE_NAMES.get(key, f"{name}, {target}" if target else name)
 
 
 def as_json(data: Mapping[str, Any]) -> str:
@@ -57,13 +66,13 @@ def _image(image: np.ndarray) -> str:
     return f"data:image/webp;base64,{_base64(buffer.getvalue())}"
 
 
-def _detections(sample: Sample) -> dict[str, Any]:
+def _detections(sample: StoredExplanation) -> dict[str, Any]:
     labels = ", ".join(dict.fromkeys(d["label"] for d in sample.info["detections"]))
-    methods = in_order(set(sample.levels))
-    grid = next(iter(sample.levels.values())).shape[1:] if methods else (0, 0)
+    methods = in_order(sample.levels)
+    grid = next(iter(sample.levels.values())).shape[1:]
     return {
         "title": f"{sample.info['item']}: {labels}",
-        "image": _image(sample.image),
+        "image": _image(sample.ground),
         "grid": list(grid),
         "input": sample.info["input_size"],
         "detections": [
@@ -77,26 +86,25 @@ def _detections(sample: Sample) -> dict[str, Any]:
     }
 
 
-def _question(sample: Sample) -> dict[str, Any]:
-    keys = dict.fromkeys(key.rpartition("/")[0] for key in sample.relevance)
-    shown = [k for k in in_order({k for k in keys if ":" not in k}) if _finite(sample, k)]
-    if "ours_full:difference" in keys and _finite(sample, "ours_full:difference"):
-        shown.append("ours_full:difference")
+def _question(sample: StoredExplanation) -> dict[str, Any]:
+    keys = sample.methods
+    keys += [f"{m}:{t}" for m in sample.methods if is_signed(m) for t in sample.further_targets(m)]
+    shown = [key for key in keys if _finite(sample, key)]
     answers = ", ".join(f"{a['answer']} {a['probability']:.2f}" for a in sample.info["answers"][:3])
     return {
         "title": f"{sample.info['question']} ({sample.info['item']})",
         "question": sample.info["question"],
         "answers": answers,
-        "image": _image(sample.image),
-        "boxes": [[round(v, 1) for v in box] for box in sample.info["boxes"]],
-        "tokens": sample.info["tokens"],
+        "image": _image(sample.ground),
+        "boxes": [[round(v, 1) for v in box] for box in sample.regions.tolist()],
+        "tokens": sample.tokens,
         "maps": {k: {s: _numbers(sample.relevance[f"{k}/{s}"]) for s in ("image", "text")} for k in shown},
     }
 
 
-def _finite(sample: Sample, key: str) -> bool:
+def _finite(sample: StoredExplanation, key: str) -> bool:
     return all(bool(np.isfinite(sample.relevance[f"{key}/{s}"]).all()) for s in ("image", "text"))
 
 
 def _numbers(values: np.ndarray) -> list[float]:
-    return [float(f"{v:.4g}") for v in values.tolist()]
+    return [float(f"{v:.4g}") for v in values.ravel().tolist()]

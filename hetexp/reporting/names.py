@@ -1,24 +1,18 @@
-"""What things are called in print: the paper's names, in the paper's order."""
+"""What methods and panels are called in print, and in which order they stand.
+
+Everything about a method comes from its record. Results may also name a variant, "ours_abs(noise_link=row)", or a
+method that this process has not registered: both get a label and a place too.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
+from hetexp.attribution.registry import METHODS, MethodRecord
+
 # The five methods of the paper's tables and figures, in its order.
 PAPER_METHODS = ("gae", "odam", "ours_abs", "ours_pos", "ours_noised")
-
-METHOD_NAMES = {
-    "gae": "GAE",
-    "odam": "ODAM",
-    "ours_abs": "Ours (abs)",
-    "ours_pos": "Ours (pos)",
-    "ours_noised": "Ours (noised)",
-    "ours_full": "Ours (full)",
-    "raw_attention": "Raw attention",
-    "rollout": "Rollout",
-    "grad_cam": "Grad-CAM",
-    "partial_lrp": "Partial LRP",
-    "transformer_attribution": "Transformer attribution",
-    "random": "Random (control)",
-}
 
 PANEL_NAMES = {
     "image_negative": "Negative, image",
@@ -27,14 +21,43 @@ PANEL_NAMES = {
     "text_positive": "Positive, text",
 }
 
-
-def method_name(key: str) -> str:
-    """Printed name of a method; an unregistered one keeps its key."""
-    return METHOD_NAMES.get(key, key)
+_VARIANT = re.compile(r"(?P<base>[^()]+)\((?P<changes>.+)\)")
 
 
-def in_order(keys: set[str]) -> list[str]:
-    """Methods in the order of print: the paper's, then the others, the control last."""
-    known = [k for k in METHOD_NAMES if k in keys]
-    other = sorted(keys - set(METHOD_NAMES))
-    return [k for k in known if k != "random"] + other + [k for k in known if k == "random"]
+def _parsed(method: str) -> tuple[MethodRecord | None, str]:
+    """Record behind a method's name, if it is registered, and what a variant changes ("" for none)."""
+    variant = _VARIANT.fullmatch(method)
+    if method in METHODS or variant is None:
+        return METHODS.get(method), ""
+    return METHODS.get(variant["base"]), re.sub(r",(?! )", ", ", variant["changes"])
+
+
+def record_of(method: str) -> MethodRecord | None:
+    """The record behind a method's name or that of a variant; None for a method that is not registered here."""
+    return _parsed(method)[0]
+
+
+def method_name(method: str) -> str:
+    """Printed name: the record's label, with what a variant changes; a method that is not registered keeps its key."""
+    record, changes = _parsed(method)
+    if record is None:
+        return method
+    return f"{record.label}, {changes}" if changes else record.label
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Methods in the order of print: registered ones, variants, methods not registered here, controls last."""
+    places = {name: place for place, name in enumerate(METHODS)}
+
+    def place(method: str) -> tuple[bool, bool, int, str]:
+        record = record_of(method)
+        base = len(places) if record is None else places[record.name]
+        return record is not None and record.control, method not in places, base, method
+
+    return sorted(set(methods), key=place)
+
+
+def is_signed(method: str) -> bool:
+    """Whether a method's record says that its relevance can be negative; False where there is no record."""
+    record = record_of(method)
+    return record is not None and record.signed

@@ -7,10 +7,11 @@ from pathlib import Path
 import pandas as pd
 
 from hetexp.errors import DataError
-from hetexp.reporting.files import write
+from hetexp.files import atomic_write
+from hetexp.reporting.commands import EXPERIMENTS
+from hetexp.reporting.latex import as_wide_as_the_line, environment, escape
 from hetexp.reporting.names import PANEL_NAMES, in_order, method_name
-from hetexp.reporting.runs import COMMANDS, Run
-from hetexp.reporting.tables import escape
+from hetexp.reporting.runs import Run
 
 LARGER_IS_BETTER = {"image_negative": True, "image_positive": False, "text_negative": True, "text_positive": False}
 
@@ -26,7 +27,7 @@ def auc_rows(run: Run) -> pd.DataFrame:
     if absent:
         raise DataError(
             f"{run.folder / 'results.csv'} has no AUC for {', '.join(absent)}: make a complete run with "
-            f"`{COMMANDS['figure6']}`"
+            f"`{EXPERIMENTS['figure6']}`"
         )
     return frame
 
@@ -119,43 +120,30 @@ def caption(run: Run) -> str:
     )
 
 
-def write_table(run: Run, folder: Path) -> tuple[list[Path], str]:
-    """Write `figure6.csv`, `.md` and `.tex`; returns the paths and the Markdown."""
-    table = auc_table(run)
-    lines = control_sentences(run)
-    text = "\n\n".join(
-        [
-            caption(run),
-            table.to_markdown(disable_numparse=True),
-            "\n".join(f"- {line}" for line in lines),
-            f"Made by `{run.command}`.",
-        ]
-    )
-    signs = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "~": r"$\sim$"}
-
-    def tex(cell: str) -> str:
-        return "".join(signs.get(c, c) for c in escape(cell))
-
-    printed = table.map(tex)
-    printed.index = pd.Index([tex(str(x)) for x in table.index])
-    printed.columns = pd.Index([tex(str(x)) for x in table.columns])
-    latex = "\n".join(
-        [
-            "% needs \\usepackage{booktabs,graphicx}",
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{tex(caption(run))} {tex(' '.join(lines))}}}",
-            "\\label{tab:figure6}",
-            "\\resizebox{\\linewidth}{!}{%",
-            printed.to_latex(column_format="lrrrr").strip(),
-            "}",
-            "\\end{table}",
-            "",
-        ]
-    )
-    paths = [
-        write(folder / "figure6.csv", table.to_csv(lineterminator="\n")),
-        write(folder / "figure6.md", text + "\n"),
-        write(folder / "figure6.tex", latex),
+def to_markdown(run: Run) -> str:
+    """The table and its sentences as Markdown."""
+    parts = [
+        caption(run),
+        auc_table(run).to_markdown(disable_numparse=True),
+        "\n".join(f"- {line}" for line in control_sentences(run)),
+        f"Made by `{run.command}`.",
     ]
-    return paths, text
+    return "\n\n".join(parts) + "\n"
+
+
+def to_latex(run: Run) -> str:
+    """The table with its sentences in the caption."""
+    table = auc_table(run).map(escape)
+    table.index = pd.Index([escape(str(x)) for x in table.index])
+    table.columns = pd.Index([escape(str(x)) for x in table.columns])
+    text = escape(" ".join([caption(run), *control_sentences(run)]))
+    return environment(text, "figure6", as_wide_as_the_line(table, column_format="lrrrr"))
+
+
+def write_table(run: Run, folder: Path) -> list[Path]:
+    """Write `figure6.csv`, `.md` and `.tex`."""
+    return [
+        atomic_write(folder / "figure6.csv", auc_table(run).to_csv(lineterminator="\n")),
+        atomic_write(folder / "figure6.md", to_markdown(run)),
+        atomic_write(folder / "figure6.tex", to_latex(run)),
+    ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +16,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from hetexp.errors import DataError, HetexpError
+from hetexp.files import atomic_write, file_hash
 from hetexp.paths import PACKAGE
 from hetexp.reporting import gallery, perturbation, tables
 from hetexp.reporting.claims import FAILS, HOLDS, counts, measured_order, order_text
-from hetexp.reporting.figures import curves, detections, questions
+from hetexp.reporting.commands import SAMPLES
+from hetexp.reporting.figures import curves
+from hetexp.reporting.figures.of_samples import SAMPLE_FIGURES
 from hetexp.reporting.figures.style import styled
-from hetexp.reporting.files import write
 from hetexp.reporting.names import PAPER_METHODS, method_name
 from hetexp.reporting.published import METRICS, SOURCE
 from hetexp.reporting.runs import Run, newest_run
@@ -31,29 +32,7 @@ from hetexp.reporting.samples import SampleSet, read_samples
 TEMPLATES = Path(__file__).with_name("templates")
 Part = TypeVar("Part")
 
-FIGURE_TEXTS = {
-    "figure2": (
-        "Figure 2.",
-        "Relevance of DETR's detections, a row per method. Each map runs from its own minimum (dark) to its maximum.",
-    ),
-    "figure3": ("Figure 3.", "The same maps after Otsu's threshold, as the evaluation sees them."),
-    "figure4": ("Figure 4.", "The same at 0.3 times the threshold."),
-    "figure5": (
-        "Figure 5.",
-        "LXMERT: relevance of image regions and of the question's words for the answer given, a row per method. "
-        "Where regions overlap the most relevant one is seen; the three strongest are outlined.",
-    ),
-    "figure7": (
-        "Figure 7.",
-        "Semantic interpretation from the homologous parts alone (absolute gradients): what the language encoder and "
-        "the object encoder attend to before they meet.",
-    ),
-    "figure8": (
-        "Figure 8.",
-        "Logical inspection with signed relevance: red raises y, blue lowers it. (a) y is the answer's logit, "
-        "(b) its difference to the opposite answer.",
-    ),
-}
+RUNS = {"table1": "Table 1", "table2": "Table 2", "threshold_sweep": "Threshold sweep", "figure6": "Figure 6"}
 
 
 class Collector:
@@ -91,15 +70,15 @@ def table_context(table: tables.ComparedTable) -> dict[str, Any]:
     """What the page shows of one table."""
     rows = []
     for metric in METRICS:
-        values = [table.measured.get((metric, m)) for m in PAPER_METHODS]
+        values = [table.measured.get((metric, m)) for m in table.methods]
         best = max((v for v in values if v is not None), default=None)
         cells = [
             {
                 "here": tables.one_decimal(v),
-                "paper": tables.one_decimal(table.published.value(metric, m)),
+                "paper": tables.one_decimal(table.published.value(metric, m)) if m in PAPER_METHODS else None,
                 "best": v is not None and v == best,
             }
-            for m, v in zip(PAPER_METHODS, values, strict=True)
+            for m, v in zip(table.methods, values, strict=True)
         ]
         rows.append({"metric": metric, "cells": cells})
     claims: dict[str, list[dict[str, str]]] = {}
@@ -121,7 +100,7 @@ def table_context(table: tables.ComparedTable) -> dict[str, Any]:
         "found": measured_order(table.published, table.measured, "AP") or "not all measured",
         "ap_holds": holds,
         "ap_tested": tested,
-        "methods": [method_name(m) for m in PAPER_METHODS],
+        "methods": [method_name(m) for m in table.methods],
         "metrics": METRICS,
         "rows": rows,
         "claims": [{"text": text, "cells": cells} for text, cells in claims.items()],
@@ -173,7 +152,7 @@ def run_provenance(title: str, run: Run, outputs: Path) -> dict[str, Any]:
         ("folder", _below(run.folder, outputs)),
         ("model", f"{first['model']}, checkpoint {first['checkpoint']}"),
         ("data", f"{first['data']}, {int(run.frame['n'].max())} items"),
-        ("results.csv", f"SHA-256 {hashlib.sha256((run.folder / 'results.csv').read_bytes()).hexdigest()[:16]}"),
+        ("results.csv", f"SHA-256 {file_hash(run.folder / 'results.csv')[:16]}"),
     ]
     if facts.get("dataset"):
         found.append(("data set", f"SHA-256 {str(facts['dataset'])[:16]}"))
@@ -201,38 +180,30 @@ def _below(folder: Path, outputs: Path) -> str:
     return f"outputs/{folder.relative_to(outputs)}" if folder.is_relative_to(outputs) else folder.name
 
 
-def sample_provenance(model: str, found: SampleSet) -> dict[str, Any]:
-    """Where the samples of a model come from."""
+def sample_provenance(found: SampleSet) -> dict[str, Any]:
+    """Where a set of samples comes from."""
     about = found.about
     facts = [
-        ("command", f"python run.py task=samples model={model}"),
+        ("command", f"python run.py task=samples model={about['model']}"),
         ("checkpoint", about["checkpoint"]),
         ("data", f"{about['data']}, items {', '.join(dict.fromkeys(str(s.info['item']) for s in found.samples))}"),
         ("versions", ", ".join(f"{k} {v}" for k, v in about.get("versions", {}).items())),
     ]
-    return {"title": f"Pictures and gallery, {model.upper()}", "facts": facts, "config": ""}
+    return {"title": f"Pictures and gallery, {about['model']}", "facts": facts, "config": ""}
 
 
 def sample_figures(found: dict[str, SampleSet], collector: Collector) -> list[dict[str, str]]:
-    """Figures 2-5, 7 and 8 from the samples at hand."""
-    makers: dict[str, tuple[str, Callable[[SampleSet], Figure]]] = {
-        "figure2": ("detr", lambda s: detections.draw_relevance(s.samples)),
-        "figure3": ("detr", lambda s: detections.draw_masks(s.samples, 1.0)),
-        "figure4": ("detr", lambda s: detections.draw_masks(s.samples, 0.3)),
-        "figure5": ("lxmert", lambda s: questions.draw_methods(s.part("questions"))),
-        "figure7": ("lxmert", lambda s: questions.draw_semantics(s.part("questions"))),
-        "figure8": ("lxmert", lambda s: questions.draw_logic(s.part("logic"))),
-    }
+    """The figures of the samples at hand."""
     out = []
-    for anchor, (model, draw) in makers.items():
-        if model not in found:
+    for name, figure in SAMPLE_FIGURES.items():
+        if figure.kind not in found:
             continue
-        image = collector.take(lambda draw=draw, model=model: data_uri(draw(found[model])))  # type: ignore[misc]
+        samples = found[figure.kind]
+        image = collector.take(lambda f=figure, s=samples: data_uri(f.draw(s)))  # type: ignore[misc]
         if image is not None:
-            title, caption = FIGURE_TEXTS[anchor]
-            out.append(
-                {"anchor": anchor, "kind": "", "image": image, "title": title, "caption": caption, "alt": caption}
-            )
+            caption = f"{figure.caption} {figure.without(samples)}".strip()
+            title = name.replace("figure", "Figure ") + "."
+            out.append({"anchor": name, "image": image, "title": title, "caption": caption, "alt": caption})
     return out
 
 
@@ -247,15 +218,15 @@ def build(outputs: Path, partial: bool = False) -> str:
     """
     collector = Collector()
     runs = {}
-    for experiment in ("table1", "table2", "threshold_sweep", "figure6"):
+    for experiment in RUNS:
         run = collector.take(lambda e=experiment: newest_run(outputs, e))  # type: ignore[misc]
         if run is not None:
             runs[experiment] = run
     found = {}
-    for model in ("detr", "lxmert"):
-        samples = collector.take(lambda m=model: read_samples(outputs, m))  # type: ignore[misc]
+    for kind in SAMPLES:
+        samples = collector.take(lambda k=kind: read_samples(outputs, k))  # type: ignore[misc]
         if samples is not None:
-            found[model] = samples
+            found[kind] = samples
     compared = [collector.take(lambda n=n: tables.compare(runs[f"table{n}"], n)) for n in (1, 2) if f"table{n}" in runs]  # type: ignore[misc]
     shown_tables = [table_context(t) for t in compared if t is not None]
     sweep = collector.take(lambda: sweep_context(runs["threshold_sweep"])) if "threshold_sweep" in runs else None
@@ -263,7 +234,6 @@ def build(outputs: Path, partial: bool = False) -> str:
     figures = sample_figures(found, collector)
     if collector.missing and not (partial and (runs or found)):
         raise DataError("the report lacks:\n  " + "\n  ".join(collector.missing))
-    titles = {"table1": "Table 1", "table2": "Table 2", "threshold_sweep": "Threshold sweep", "figure6": "Figure 6"}
     shown = gallery.payload(found)
     sections = [("verdicts", "Claims"), *((t["anchor"], f"Table {t['number']}") for t in shown_tables)]
     sections += [("sweep", "Threshold")] if sweep else []
@@ -286,10 +256,11 @@ def build(outputs: Path, partial: bool = False) -> str:
         perturbation=figure6,
         figures=figures,
         gallery=shown,
+        models={kind: samples.about["model"] for kind, samples in found.items()},
         gallery_json=Markup(gallery.as_json(shown)),
         provenance=[
-            *(run_provenance(titles[e], r, outputs) for e, r in runs.items()),
-            *(sample_provenance(m, s) for m, s in found.items()),
+            *(run_provenance(RUNS[e], r, outputs) for e, r in runs.items()),
+            *(sample_provenance(s) for s in found.values()),
         ],
     )
 
@@ -301,6 +272,10 @@ def _setting(runs: dict[str, Run], found: dict[str, SampleSet]) -> str:
     return "; ".join(f"{checkpoint} on {data}" for checkpoint, data in dict.fromkeys(pairs))
 
 
-def write_report(outputs: Path, path: Path, partial: bool = False) -> Path:
-    """Write the page whole or not at all."""
-    return write(path, build(outputs, partial))
+def write_report(outputs: Path, path: Path | None = None, partial: bool = False) -> Path:
+    """Write the page whole or not at all; by default as `<outputs>/report/index.html`.
+
+    Raises:
+        DataError: as `build` does, or if the disk refuses.
+    """
+    return atomic_write(path or outputs / "report" / "index.html", build(outputs, partial))

@@ -14,14 +14,8 @@ from omegaconf import OmegaConf
 
 from hetexp.errors import DataError
 from hetexp.paths import files_named
+from hetexp.reporting.commands import MissingInput, experiment_command
 
-# The command that makes each experiment's results, for messages and the report.
-COMMANDS = {
-    "table1": "python run.py +experiment=table1",
-    "table2": "python run.py +experiment=table2",
-    "figure6": "python run.py +experiment=figure6",
-    "threshold_sweep": "python run.py +experiment=threshold_sweep",
-}
 SEARCHED = ("runs", "sweeps", "shards", "merged")  # folders below outputs that hold runs
 
 
@@ -48,7 +42,7 @@ class Run:
         path = self.folder / ".hydra" / "overrides.yaml"
         experiment = str(self.frame["experiment"].iloc[0])
         if not path.is_file():
-            return COMMANDS.get(experiment, f"python run.py +experiment={experiment}")
+            return experiment_command(experiment)
         return shlex.join(["python", "run.py", *map(str, OmegaConf.load(path))])
 
 
@@ -85,7 +79,8 @@ def newest_run(outputs: Path, experiment: str) -> Run:
     """The most recently written run of an experiment; a sweep counts as one run, not by its jobs.
 
     Raises:
-        DataError: if there is none; the message names the command that makes one.
+        MissingInput: if there is none; the message names the command that makes one.
+        DataError: if the newest one is damaged.
     """
     paths = [p for name in SEARCHED for p in files_named("results.csv", outputs / name)]
     sweeps = {p.parent for p in paths if (p.parent / "multirun.yaml").is_file()}
@@ -94,5 +89,6 @@ def newest_run(outputs: Path, experiment: str) -> Run:
         run = read_run(path)
         if (run.frame["experiment"] == experiment).any():
             return Run(run.folder, run.frame[run.frame["experiment"] == experiment].reset_index(drop=True))
-    command = COMMANDS.get(experiment, f"python run.py +experiment={experiment}")
-    raise DataError(f"no finished run of {experiment} below {outputs}: make one with `{command}`")
+    raise MissingInput(
+        f"no finished run of {experiment} below {outputs}: make one with `{experiment_command(experiment)}`"
+    )

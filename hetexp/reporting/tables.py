@@ -9,14 +9,13 @@ from pathlib import Path
 import pandas as pd
 
 from hetexp.errors import ConfigError, DataError
+from hetexp.files import atomic_write
 from hetexp.reporting.claims import FAILS, Claim, counts, measured_order, order_text, pair_claims
-from hetexp.reporting.files import write
-from hetexp.reporting.names import PAPER_METHODS, method_name
+from hetexp.reporting.commands import EXPERIMENTS
+from hetexp.reporting.latex import as_wide_as_the_line, environment, escape
+from hetexp.reporting.names import PAPER_METHODS, in_order, method_name
 from hetexp.reporting.published import METRICS, PAPER_DATA, PAPER_DATA_NAME, SOURCE, TABLES, PublishedTable
-from hetexp.reporting.runs import COMMANDS, Run
-
-TEX_SIGNS = {"≥": r"$\geq$", ">": "$>$", "×": r"$\times$", "−": "$-$", "†": r"\textsuperscript{\textdagger}", "–": "--"}
-TEX_SIGNS |= {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
+from hetexp.reporting.runs import Run
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,7 @@ class ComparedTable:
     """A measured table, the published one and the claims."""
 
     published: PublishedTable
+    methods: list[str]  # the paper's five, then whatever else was measured
     measured: dict[tuple[str, str], float | None]  # (metric, method) -> percent
     claims: list[Claim]
     data: str
@@ -70,13 +70,14 @@ def compare(run: Run, number: int) -> ComparedTable:
     if absent:
         raise DataError(
             f"{run.folder / 'results.csv'} has no {', '.join(absent)} at threshold {published.scale}: "
-            f"make a complete run with `{COMMANDS[published.experiment]}`"
+            f"make a complete run with `{EXPERIMENTS[published.experiment]}`"
         )
     measured: dict[tuple[str, str], float | None] = {}
     for row in frame.itertuples():
         measured[str(row.metric), str(row.method)] = None if pd.isna(row.value) else float(row.value)
     return ComparedTable(
         published,
+        [*PAPER_METHODS, *in_order(set(frame["method"]) - set(PAPER_METHODS))],
         measured,
         pair_claims(published, measured),
         data=str(frame["data"].iloc[0]),
@@ -92,13 +93,17 @@ def one_decimal(value: float | None, absent: str = "n/a") -> str:
 
 
 def wide(table: ComparedTable) -> pd.DataFrame:
-    """Metrics as rows; every method with its measured and its published (†) column, one decimal."""
-    columns = {}
-    for method in PAPER_METHODS:
-        name = method_name(method)
-        columns[name] = [one_decimal(table.measured.get((m, method))) for m in METRICS]
-        columns[f"{name} †"] = [one_decimal(table.published.value(m, method)) for m in METRICS]
-    return pd.DataFrame(columns, index=pd.Index(METRICS, name="metric"))
+    """Metrics as rows; a measured column for every method, and a published (†) one beside the paper's; one decimal."""
+    names: list[str] = []
+    columns: list[list[str]] = []
+    for method in table.methods:
+        names.append(method_name(method))
+        columns.append([one_decimal(table.measured.get((m, method))) for m in METRICS])
+        if method in PAPER_METHODS:
+            names.append(f"{method_name(method)} †")
+            columns.append([one_decimal(table.published.value(m, method)) for m in METRICS])
+    rows = list(zip(*columns, strict=True))  # not a dictionary by name: two methods may carry the same label
+    return pd.DataFrame(rows, columns=names, index=pd.Index(METRICS, name="metric"))
 
 
 def claims_frame(table: ComparedTable) -> pd.DataFrame:
@@ -143,42 +148,24 @@ def to_markdown(table: ComparedTable) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def escape(text: str) -> str:
-    """Text with LaTeX's special signs made printable."""
-    return "".join(TEX_SIGNS.get(sign, sign) for sign in text.replace("\\", ""))
-
-
 def to_latex(table: ComparedTable) -> str:
-    """The table (booktabs) with the claims below it, ready for \\input."""
+    """The table with the claims below it."""
     frame = wide(table)
-    frame.columns = pd.MultiIndex.from_tuples(
-        [(escape(method_name(m)), kind) for m in PAPER_METHODS for kind in ("here", escape("paper†"))]
-    )
+    heads = {m: ("here", escape("paper†")) if m in PAPER_METHODS else ("here",) for m in table.methods}
+    frame.columns = pd.MultiIndex.from_tuples([(escape(method_name(m)), kind) for m in heads for kind in heads[m]])
     frame.index = pd.Index([_metric_tex(m) for m in METRICS])
     claims = claims_frame(table)
     claims = claims.map(lambda cell: escape(cell.replace(" on this data", "")))
     claims.index = pd.Index([escape(text) for text in claims.index])
     claims.columns = pd.Index([_metric_tex(m) for m in METRICS])
-    n = table.published.number
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs,graphicx}",
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{escape(table.caption.split(': ', 1)[1])} {escape(table.note)}}}",
-            f"\\label{{tab:table{n}}}",
-            "\\resizebox{\\linewidth}{!}{%",
-            frame.to_latex(multicolumn_format="c", column_format="l" + "rr" * len(PAPER_METHODS)).strip(),
-            "}",
-            "\\par\\medskip",
-            f"{{\\footnotesize The paper's order: {escape(order_text(table.published))}.\\par}}",
-            "\\smallskip",
-            "\\resizebox{\\linewidth}{!}{%",
-            claims.to_latex(column_format="l" * (1 + len(METRICS))).strip(),
-            "}",
-            "\\end{table}",
-            "",
-        ]
+    return environment(
+        f"{escape(table.caption.split(': ', 1)[1])} {escape(table.note)}",
+        table.published.experiment,
+        as_wide_as_the_line(frame, multicolumn_format="c", column_format="l" + "r" * frame.shape[1]),
+        "\\par\\medskip",
+        f"{{\\footnotesize The paper's order: {escape(order_text(table.published))}.\\par}}",
+        "\\smallskip",
+        as_wide_as_the_line(claims, column_format="l" * (1 + len(METRICS))),
     )
 
 
@@ -202,8 +189,8 @@ def write_table(table: ComparedTable, folder: Path) -> list[Path]:
         ]
     )
     return [
-        write(folder / f"{stem}.csv", wide(table).to_csv(lineterminator="\n")),
-        write(folder / f"{stem}.md", to_markdown(table)),
-        write(folder / f"{stem}.tex", to_latex(table)),
-        write(folder / f"{stem}_claims.csv", claims.to_csv(index=False, lineterminator="\n")),
+        atomic_write(folder / f"{stem}.csv", wide(table).to_csv(lineterminator="\n")),
+        atomic_write(folder / f"{stem}.md", to_markdown(table)),
+        atomic_write(folder / f"{stem}.tex", to_latex(table)),
+        atomic_write(folder / f"{stem}_claims.csv", claims.to_csv(index=False, lineterminator="\n")),
     ]

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import pytest
 import torch
+from compare import distance
 from tiny import picture, question, tiny_detr, tiny_lxmert
+from torch import Tensor
 
 from hetexp.attribution import corrections
+from hetexp.attribution.attribute import attribute, build_methods, observe
 from hetexp.attribution.control import Random
 from hetexp.attribution.corrections import CorrectedMaps, corrected_maps
+from hetexp.attribution.gae import Gae
 from hetexp.attribution.homologous import Homologous
-from hetexp.attribution.methods import METHODS, attribute, get_method, method_table, observe
+from hetexp.attribution.method import Method
+from hetexp.attribution.odam import Odam
 from hetexp.attribution.ours import Ours
 from hetexp.attribution.propagation import per_sum
+from hetexp.attribution.registry import METHODS
 from hetexp.errors import ConfigError, InputError
 from hetexp.models.detr import DetrAdapter
 from hetexp.models.lxmert import LxmertAdapter
-from hetexp.models.trace import AttentionTrace
+from hetexp.models.protocols import Adapter
+from hetexp.models.trace import AttentionTrace, Target
 from hetexp.targets import Logit
 
 
 @pytest.fixture(scope="module")
 def trace() -> AttentionTrace:
-    targets = [[Logit(0, q) for q in range(3)]]
-    return DetrAdapter(tiny_detr(2, heads=4)).trace({"pixel_values": picture(48, 64)}, targets)[0]
+    targets: list[list[Target]] = [[Logit(0, q) for q in range(3)]]
+    adapter = DetrAdapter(tiny_detr(2, heads=4))
+    return observe(adapter, {"pixel_values": picture(48, 64)}, targets, build_methods(METHODS))[0]
 
 
 @pytest.mark.parametrize("block", [1, 3 * 12 * 12 * 8, 2**24])
@@ -58,12 +66,12 @@ def test_unknown_settings() -> None:
         Ours("pos", "column")
     with pytest.raises(ConfigError, match="unknown correction 'relu'"):
         Homologous("relu")
-    with pytest.raises(ConfigError, match=r"unknown method 'lime'. Available methods: ours_abs"):
-        get_method("lime")
+    with pytest.raises(ConfigError, match=r"unknown method 'lime'. Available methods: gae, odam, ours_abs"):
+        build_methods(["gae", "lime"])
 
 
 def test_methods_differ(trace: AttentionTrace) -> None:
-    found = attribute(trace, METHODS)
+    found = attribute(trace, build_methods(METHODS))
     names = ["ours_abs", "ours_pos", "ours_full", "ours_noised", "odam", "raw_attention", "rollout", "random"]
     for i, a in enumerate(names):
         for b in names[:i]:
@@ -86,21 +94,52 @@ def test_per_sum(dtype: torch.dtype) -> None:
     assert per_sum(rows, sums).tolist() == [[1.5, 0.0, 0.0, -6.0]]
 
 
+def model_of(name: str) -> tuple[Adapter, dict[str, Tensor], list[list[Target]]]:
+    if name == "lxmert":
+        return LxmertAdapter(tiny_lxmert(2)), question(6, 5), [[Logit(1)]]
+    return DetrAdapter(tiny_detr(2, heads=4)), {"pixel_values": picture(48, 64)}, [[Logit(0, 1), Logit(1, 3)]]
+
+
 @pytest.mark.parametrize("model", ["detr", "lxmert"])
 def test_only_odam_pays_for_features(model: str) -> None:
     """Without ODAM the trace holds no features, and every other method finds bit-equal relevance."""
-    adapter: DetrAdapter | LxmertAdapter = LxmertAdapter(tiny_lxmert(2))
-    inputs, targets = question(6, 5), [[Logit(1)]]
-    if model == "detr":
-        adapter = DetrAdapter(tiny_detr(2, heads=4))
-        inputs, targets = {"pixel_values": picture(48, 64)}, [[Logit(0, 1), Logit(1, 3)]]
-    others = {name: method for name, method in METHODS.items() if name != "odam"}
-    (with_odam,), (without,) = (observe(adapter, inputs, targets, methods) for methods in (METHODS, others))
-    assert with_odam.features
+    adapter, inputs, targets = model_of(model)
+    everything = build_methods(METHODS)
+    others = {name: method for name, method in everything.items() if name != "odam"}
+    (with_odam,), (without,) = (observe(adapter, inputs, targets, methods) for methods in (everything, others))
+    assert set(with_odam.features) == {"default"}
     assert not without.features
     want, got = attribute(with_odam, others), attribute(without, others)
     for name, maps in got.items():
         for stream, relevance in maps.items():
             assert torch.equal(relevance, want[name][stream]), name
-    with pytest.raises(InputError, match="features=True"):
-        attribute(without, method_table(["odam"]))
+    with pytest.raises(InputError, match=r"'default', which this trace was taken without: .*features=\['default'\]"):
+        attribute(without, build_methods(["odam"]))
+
+
+@pytest.mark.parametrize("model", ["detr", "lxmert"])
+def test_several_features_in_one_pass(model: str) -> None:
+    """Each is what a pass for it alone finds; the default one is the first."""
+    adapter, inputs, targets = model_of(model)
+    methods = {name: Odam(name) for name in ("default", *adapter.feature_names)}
+    (trace,) = observe(adapter, inputs, targets, methods)
+    assert set(trace.features) == set(methods)
+    together = attribute(trace, methods)
+    for name, method in methods.items():
+        (alone,) = observe(adapter, inputs, targets, {name: method})
+        for source, got in attribute(alone, {name: method})[name].items():
+            assert distance(got, together[name][source]) <= 1e-12, (name, source)
+    for source in trace.sources:
+        assert torch.equal(together["default"][source], together[adapter.feature_names[0]][source])
+        maps = [together[name][source] for name in adapter.feature_names]
+        assert all(distance(a, b) > 1e-3 for i, a in enumerate(maps) for b in maps[:i])
+
+
+def test_own_entry_of_the_explained_token_is_zero_for_every_method() -> None:
+    adapter, inputs, _ = model_of("lxmert")
+    methods: dict[str, Method] = {**build_methods(METHODS), "homologous": Homologous(), "plain": Gae(normalise=False)}
+    (trace,) = observe(adapter, inputs, [[Logit(0), Logit(2)]], methods)
+    for name, found in attribute(trace, methods).items():
+        assert found["text"][:, 0].tolist() == [0, 0], name
+        assert bool((found["text"][:, 1:] != 0).any()), name
+        assert bool((found["image"] != 0).any()), name

@@ -1,7 +1,12 @@
 """COCO-format folders: what is read, and what is refused with which words."""
 
+from __future__ import annotations
+
 import hashlib
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +21,18 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
 
-ANNOTATION = {"bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0, "segmentation": [[1, 1, 5, 1, 5, 5, 1, 5]]}
+Folder = tuple[Path, dict[str, Any], np.ndarray]  # the folder, its annotations, the crowd's mask
+
+ANNOTATION: dict[str, Any] = {
+    "bbox": [1, 1, 4, 4],
+    "area": 16,
+    "iscrowd": 0,
+    "segmentation": [[1, 1, 5, 1, 5, 5, 1, 5]],
+}
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Folder:
     """Four images (colour, grey, CMYK, and one without annotations) and their annotation content."""
     images = tmp_path / "images"
     images.mkdir()
@@ -56,15 +68,15 @@ def folder(tmp_path):
     return tmp_path, content, crowd
 
 
-def scenes(folder, **kwargs):
+def scenes(folder: Folder, **kwargs: Any) -> CocoScenes:
     return CocoScenes(folder[0] / "images", folder[0] / "ann.json", **kwargs)
 
 
-def rewrite(folder, content):
+def rewrite(folder: Folder, content: Any) -> None:
     (folder[0] / "ann.json").write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-def test_items_come_in_id_order_and_limit_cuts(folder):
+def test_items_come_in_id_order_and_limit_cuts(folder: Folder) -> None:
     data = scenes(folder)
     assert [item.image_id for item in data.items] == [3, 5, 9, 12]
     assert len(data) == 4
@@ -72,7 +84,7 @@ def test_items_come_in_id_order_and_limit_cuts(folder):
     assert data.categories == {1: "person", 24: "zebra"}
 
 
-def test_every_colour_mode_loads_as_rgb(folder):
+def test_every_colour_mode_loads_as_rgb(folder: Folder) -> None:
     data = scenes(folder)
     for item in data.items:
         image = data.load(item)
@@ -82,7 +94,7 @@ def test_every_colour_mode_loads_as_rgb(folder):
     assert np.array_equal(grey[..., 0], grey[..., 2])
 
 
-def test_orientation_tag_is_not_applied(folder):
+def test_orientation_tag_is_not_applied(folder: Folder) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     path = folder[0] / "images" / "c.jpg"
@@ -91,7 +103,7 @@ def test_orientation_tag_is_not_applied(folder):
     assert data.load(data.items[0]).size == (30, 20)
 
 
-def test_crowd_runs_and_polygons_are_understood(folder, capsys):
+def test_crowd_runs_and_polygons_are_understood(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     coco = scenes(folder).coco
     assert capsys.readouterr().out == ""
     assert np.array_equal(coco.annToMask(coco.anns[2]), folder[2])
@@ -99,7 +111,7 @@ def test_crowd_runs_and_polygons_are_understood(folder, capsys):
     assert coco.getAnnIds(imgIds=[5]) == []
 
 
-def test_digests_follow_the_bytes(folder):
+def test_digests_follow_the_bytes(folder: Folder) -> None:
     data = scenes(folder)
     first = data.items[0]
     path = folder[0] / "images" / "c.jpg"
@@ -110,7 +122,7 @@ def test_digests_follow_the_bytes(folder):
     assert data.item_digest(first) != before
 
 
-def test_damaged_images_are_item_errors_that_name_the_file(folder):
+def test_damaged_images_are_item_errors_that_name_the_file(folder: Folder) -> None:
     data = scenes(folder)
     path = folder[0] / "images" / "c.jpg"
     whole = path.read_bytes()
@@ -129,7 +141,7 @@ def test_damaged_images_are_item_errors_that_name_the_file(folder):
             call(data.items[0])
 
 
-def test_missing_folder_file_and_image(folder):
+def test_missing_folder_file_and_image(folder: Folder) -> None:
     with pytest.raises(DataError, match=r"image folder .*nowhere does not exist"):
         CocoScenes(folder[0] / "nowhere", folder[0] / "ann.json")
     with pytest.raises(DataError, match=r"annotation file .*none\.json does not exist"):
@@ -157,18 +169,20 @@ def test_missing_folder_file_and_image(folder):
         (lambda c: c | {"annotations": [{"id": 1}]}, r"annotations\[0\] lacks image_id"),
     ],
 )
-def test_damaged_annotation_files_are_refused(folder, damage, message):
+def test_damaged_annotation_files_are_refused(
+    folder: Folder, damage: Callable[[dict[str, Any]], Any], message: str
+) -> None:
     rewrite(folder, damage(folder[1]))
     with pytest.raises(DataError, match=message):
         scenes(folder)
 
 
-def test_limit_below_one_is_refused(folder):
+def test_limit_below_one_is_refused(folder: Folder) -> None:
     with pytest.raises(DataError, match="at least 1 image, got 0"):
         scenes(folder, limit=0)
 
 
-def test_labels_meet_categories_by_name(folder):
+def test_labels_meet_categories_by_name(folder: Folder) -> None:
     coco = scenes(folder).coco
     assert category_ids({0: "N/A", 1: "person", 2: "N/A", 5: "LABEL_5", 7: "zebra"}, coco) == {
         0: None,

@@ -1,7 +1,11 @@
 """Question files, the reference's draw, and the two scores of VQA."""
 
+from __future__ import annotations
+
 import json
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +23,9 @@ from hetexp.data.vqa import (
 )
 from hetexp.errors import DataError
 
-ITEM = {
+Official = tuple[Path, list[dict[str, Any]], list[dict[str, Any]]]  # folder, questions, annotations
+
+ITEM: dict[str, Any] = {
     "question_id": 7,
     "img_id": "COCO_val2014_000000000042",
     "sent": "is it a zebra?",
@@ -27,17 +33,17 @@ ITEM = {
 }
 
 
-def saved(tmp_path, content, name="valid.json"):
+def saved(tmp_path: Path, content: Any, name: str = "valid.json") -> Path:
     path = tmp_path / name
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
 
 
-def numbered(n, first=0):
+def numbered(n: int, first: int = 0) -> list[dict[str, Any]]:
     return [ITEM | {"question_id": i} for i in range(first, first + n)]
 
 
-def test_items_are_read_with_their_extra_keys(tmp_path):
+def test_items_are_read_with_their_extra_keys(tmp_path: Path) -> None:
     item = ITEM | {"question_type": "is it", "answer_type": "yes/no", "words": [3], "objects": [1, 2]}
     (question,) = read_questions(saved(tmp_path, [item]))
     assert question == Question(
@@ -54,7 +60,7 @@ def test_items_are_read_with_their_extra_keys(tmp_path):
     assert question.score("maybe") == 0.0
 
 
-def test_several_files_join_in_order_and_write_reads_back(tmp_path):
+def test_several_files_join_in_order_and_write_reads_back(tmp_path: Path) -> None:
     files = [saved(tmp_path, numbered(2), "a.json"), saved(tmp_path, numbered(3, 2), "b.json")]
     questions = read_questions(files)
     assert [q.question_id for q in questions] == [0, 1, 2, 3, 4]
@@ -77,21 +83,21 @@ def test_several_files_join_in_order_and_write_reads_back(tmp_path):
         ([ITEM, ITEM], "occur twice in .*first 7"),
     ],
 )
-def test_damaged_question_files_are_refused(tmp_path, content, message):
+def test_damaged_question_files_are_refused(tmp_path: Path, content: Any, message: str) -> None:
     path = saved(tmp_path, content)
     with pytest.raises(DataError, match=message) as caught:
         read_questions(path)
     assert "valid.json" in str(caught.value)
 
 
-def test_missing_files_are_refused(tmp_path):
+def test_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.json does not exist"):
         read_questions(tmp_path / "none.json")
     with pytest.raises(DataError, match="cannot be read"):
         read_answers(tmp_path)
 
 
-def test_answers_and_what_they_do_not_know(tmp_path):
+def test_answers_and_what_they_do_not_know(tmp_path: Path) -> None:
     answers = read_answers(saved(tmp_path, ["yes", "no", "net"]))
     assert answers == ["yes", "no", "net"]
     questions = [
@@ -105,7 +111,7 @@ def test_answers_and_what_they_do_not_know(tmp_path):
             read_answers(saved(tmp_path, wrong))
 
 
-def test_draw_is_the_references():
+def test_draw_is_the_references() -> None:
     questions = [Question(i, "a", "x", {}) for i in range(100)]
     random.seed(1234)
     order = list(range(100))
@@ -118,7 +124,7 @@ def test_draw_is_the_references():
         draw(questions, 0)
 
 
-def test_soft_scores():
+def test_soft_scores() -> None:
     given = ["a"] * 4 + ["b"] * 3 + ["c"] * 2 + ["d"]
     assert soft_label(given) == {"a": 1.0, "b": 0.9, "c": 0.6, "d": 0.3}
     assert soft_label(["a"] * 10) == {"a": 1.0}
@@ -127,12 +133,12 @@ def test_soft_scores():
 @pytest.mark.parametrize(
     ("matches", "accuracy"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (9, 1.0), (10, 1.0)]
 )
-def test_official_accuracy_leaves_one_annotator_out(matches, accuracy):
+def test_official_accuracy_leaves_one_annotator_out(matches: int, accuracy: float) -> None:
     answers = ["cat"] * matches + [f"other {i}" for i in range(10 - matches)]
     assert official_accuracy("cat", answers) == pytest.approx(accuracy)
 
 
-def test_official_accuracy_normalises_unless_all_agree():
+def test_official_accuracy_normalises_unless_all_agree() -> None:
     assert official_accuracy("The cat!", ["a cat"] * 5 + ["dog"] * 5) == 1.0
     assert official_accuracy("2", ["two"] * 5 + ["3"] * 5) == 1.0
     assert official_accuracy("The cat", ["a cat"] * 10) == 0.0
@@ -154,12 +160,12 @@ def test_official_accuracy_normalises_unless_all_agree():
         ("a", ""),
     ],
 )
-def test_normalisation(raw, normal):
+def test_normalisation(raw: str, normal: str) -> None:
     assert normalise_answer(raw) == normal
 
 
 @pytest.fixture
-def official(tmp_path):
+def official(tmp_path: Path) -> Official:
     asked = [
         {"question_id": 420, "image_id": 42, "question": "Is it?"},
         {"question_id": 1, "image_id": 9, "question": "Why?"},
@@ -179,12 +185,12 @@ def official(tmp_path):
     return tmp_path, asked, annotated
 
 
-def build(official, asked, annotated):
+def build(official: Official, asked: Any, annotated: Any) -> list[Question]:
     root = official[0]
     return from_vqa_v2(saved(root, asked, "q.json"), saved(root, annotated, "a.json"))
 
 
-def test_valid_json_from_the_official_files(official):
+def test_valid_json_from_the_official_files(official: Official) -> None:
     _, asked, annotated = official
     first, second = build(official, {"questions": asked}, {"annotations": annotated})
     assert first.img_id == "COCO_val2014_000000000042"
@@ -196,7 +202,7 @@ def test_valid_json_from_the_official_files(official):
     assert read_questions(official[0] / "valid.json") == [first, second]
 
 
-def test_official_files_that_do_not_fit(official):
+def test_official_files_that_do_not_fit(official: Official) -> None:
     _, asked, annotated = official
     with pytest.raises(DataError, match=r"no annotation for 1 question\(s\).*first 420"):
         build(official, {"questions": asked}, {"annotations": annotated[:1]})

@@ -11,7 +11,6 @@ from skimage.filters import threshold_otsu
 
 from hetexp.errors import InputError
 from hetexp.evaluation.masks import (
-    UPSAMPLES,
     encode,
     otsu,
     otsu_thresholds,
@@ -20,6 +19,7 @@ from hetexp.evaluation.masks import (
     to_image,
     to_uint8,
 )
+from hetexp.evaluation.upsampling import Upsampling
 
 # pycocotools' decoder predates numpy 2's copy keyword
 pytestmark = pytest.mark.filterwarnings(
@@ -31,7 +31,7 @@ METHODS = [key[3:] for key in GOLDEN.files if key.startswith("u8_")]
 GRID, INPUT, IMAGE = (tuple(int(n) for n in GOLDEN[key]) for key in ("grid", "input_size", "orig_size"))
 
 
-def random_maps(seed, k=40):
+def random_maps(seed: int, k: int = 40) -> torch.Tensor:
     """Maps of several kinds: smooth, heavy-tailed, sparse (whose histograms have long empty stretches)."""
     rng = np.random.default_rng(seed)
     h, w = rng.integers(3, 30, 2)
@@ -47,12 +47,12 @@ def random_maps(seed, k=40):
     return torch.from_numpy(maps).float()
 
 
-def test_golden_has_all_ten_methods():
+def test_golden_has_all_ten_methods() -> None:
     assert len(METHODS) == 10
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_masks_from_stored_relevance_are_bit_equal_to_the_reference(method):
+def test_masks_from_stored_relevance_are_bit_equal_to_the_reference(method: str) -> None:
     relevance = torch.from_numpy(GOLDEN[method]).float().reshape(-1, *GRID)
     u8 = to_uint8(relevance)
     assert np.array_equal(u8.numpy(), GOLDEN[f"u8_{method}"].reshape(u8.shape))
@@ -67,7 +67,7 @@ def test_masks_from_stored_relevance_are_bit_equal_to_the_reference(method):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_otsu_agrees_with_scikit_image(seed):
+def test_otsu_agrees_with_scikit_image(seed: int) -> None:
     u8 = to_uint8(random_maps(seed))
     ours = otsu_thresholds(u8).numpy()
     theirs = np.array([threshold_otsu(m) for m in u8.numpy()])
@@ -76,12 +76,12 @@ def test_otsu_agrees_with_scikit_image(seed):
         assert np.array_equal(m > one, m > other)
 
 
-def test_uint8_truncates_and_spans_the_range():
+def test_uint8_truncates_and_spans_the_range() -> None:
     u8 = to_uint8(torch.tensor([[[0.0, 0.999, 1.0]], [[-2.0, -1.0, 0.0]]]))
     assert u8.tolist() == [[[0, 254, 255]], [[0, 127, 255]]]
 
 
-def test_each_map_is_treated_on_its_own():
+def test_each_map_is_treated_on_its_own() -> None:
     maps = random_maps(3)
     together = otsu(maps, 0.7)
     alone = torch.cat([otsu(m[None] * 1000 - 7, 0.7) for m in maps.double()])
@@ -89,7 +89,7 @@ def test_each_map_is_treated_on_its_own():
     assert torch.equal(together, torch.cat([otsu(m[None], 0.7) for m in maps]))
 
 
-def test_thresholds_of_groups_of_different_grids_are_those_of_each():
+def test_thresholds_of_groups_of_different_grids_are_those_of_each() -> None:
     groups = [to_uint8(torch.rand(n, h, w) ** 3) for n, h, w in ((3, 12, 16), (1, 25, 34), (0, 4, 4), (2, 7, 5))]
     found = otsu_thresholds_of(groups)
     assert [len(t) for t in found] == [3, 1, 0, 2]
@@ -98,15 +98,17 @@ def test_thresholds_of_groups_of_different_grids_are_those_of_each():
     assert otsu_thresholds_of([]) == []
 
 
-@pytest.mark.parametrize("upsample", UPSAMPLES)
-def test_known_thresholds_give_the_same_masks(upsample):
+@pytest.mark.parametrize("upsample", Upsampling)
+def test_known_thresholds_give_the_same_masks(upsample: Upsampling) -> None:
     maps = random_maps(5)
     known = otsu_thresholds(to_uint8(maps))
     sizes = ((96, 128), (60, 80))
-    assert torch.equal(segment(maps, 0.5, *sizes, upsample, known), segment(maps, 0.5, *sizes, upsample))
+    masks = segment(maps, 0.5, *sizes, upsample)
+    assert torch.equal(segment(maps, 0.5, *sizes, upsample, known), masks)
+    assert torch.equal(segment(maps, 0.5, *sizes, str(upsample)), masks), "by its name"
 
 
-def test_threshold_is_strict():
+def test_threshold_is_strict() -> None:
     relevance = torch.tensor([[[0.0, 10.0, 255.0, 255.0]]])
     threshold = float(otsu_thresholds(to_uint8(relevance))[0])
     assert threshold == 10.0
@@ -114,21 +116,21 @@ def test_threshold_is_strict():
     assert otsu(relevance, 0.99).tolist() == [[[False, True, True, True]]]
 
 
-def test_constant_map_and_no_map_give_empty_masks():
+def test_constant_map_and_no_map_give_empty_masks() -> None:
     assert not otsu(torch.full((2, 4, 5), 3.25)).any()
     assert not otsu(torch.zeros(1, 1, 1), 0.3).any()
-    for upsample in UPSAMPLES:
+    for upsample in Upsampling:
         assert segment(torch.zeros(0, 4, 5), 1.0, (32, 40), (30, 50), upsample).shape == (0, 30, 50)
         assert not segment(torch.ones(2, 4, 5), 1.0, (32, 40), (30, 50), upsample).any()
 
 
-def test_huge_and_double_values_survive():
+def test_huge_and_double_values_survive() -> None:
     relevance = torch.tensor([[[-3e38, 0.0, 3e38]]], dtype=torch.float64)
     assert to_uint8(relevance).tolist() == [[[0, 127, 255]]]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_bad_values_are_refused_with_the_number_of_the_map(value):
+def test_bad_values_are_refused_with_the_number_of_the_map(value: float) -> None:
     relevance = torch.rand(20, 3, 3)
     relevance[17, 1, 1] = value
     for call in (to_uint8, otsu, lambda r: segment(r, 1.0, (9, 9), (9, 9), "bilinear_relevance")):
@@ -137,14 +139,14 @@ def test_bad_values_are_refused_with_the_number_of_the_map(value):
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
-def test_bad_scale_is_refused(scale):
+def test_bad_scale_is_refused(scale: float) -> None:
     with pytest.raises(InputError, match="scale must be"):
         otsu(torch.rand(1, 3, 3), scale)
     with pytest.raises(InputError, match="scale must be"):
         segment(torch.rand(1, 3, 3), scale, (9, 9), (9, 9), "bilinear_relevance")
 
 
-def test_wrong_shapes_sizes_and_names_are_refused():
+def test_wrong_shapes_sizes_and_names_are_refused() -> None:
     with pytest.raises(InputError, match="leading axis"):
         to_uint8(torch.rand(3, 3))
     with pytest.raises(InputError, match="to_uint8"):
@@ -155,12 +157,12 @@ def test_wrong_shapes_sizes_and_names_are_refused():
         segment(torch.rand(1, 3, 3), 1.0, (9, 9), (9, 9), "cubic")
 
 
-def test_one_token_grows_by_up_to_a_token_only_in_the_reference_variant():
+def test_one_token_grows_by_up_to_a_token_only_in_the_reference_variant() -> None:
     relevance = torch.zeros(1, 6, 6)
     relevance[0, 2, 3] = 1.0
     token = otsu(relevance)
     assert token.sum() == 1
-    area = {up: int(segment(relevance, 1.0, (96, 96), (96, 96), up).sum()) for up in UPSAMPLES}
+    area = {up.value: int(segment(relevance, 1.0, (96, 96), (96, 96), up).sum()) for up in Upsampling}
     assert area["nearest"] == 16 * 16
     assert area["reference"] == 32 * 32  # half a token on each side
     assert 0 < area["bilinear"] < area["nearest"]
@@ -168,7 +170,7 @@ def test_one_token_grows_by_up_to_a_token_only_in_the_reference_variant():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_upsampling_equals_the_full_size_interpolation(seed):
+def test_upsampling_equals_the_full_size_interpolation(seed: int) -> None:
     rng = np.random.default_rng(seed)
     h, w = (int(n) for n in rng.integers(2, 40, 2))
     size = (32 * h - int(rng.integers(0, 32)), 32 * w - int(rng.integers(0, 32)))
@@ -176,7 +178,7 @@ def test_upsampling_equals_the_full_size_interpolation(seed):
     masks = torch.from_numpy(rng.random((6, h, w)) < 0.2)
     values = F.interpolate(masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
     expected = {
-        "reference": (255 * values).sigmoid() > 0.5,  # as the reference writes it
+        "reference": (255 * values).sigmoid() > 0.5,  # as GAE's code writes it
         "bilinear": values > 0.5,
         "nearest": F.interpolate(masks[:, None].float(), size=size, mode="nearest") > 0.5,
     }
@@ -187,7 +189,7 @@ def test_upsampling_equals_the_full_size_interpolation(seed):
     assert torch.equal(segment(masks.float(), 1.0, size, image), to_image(masks, size, image))
 
 
-def test_encode_decodes_to_the_same_masks():
+def test_encode_decodes_to_the_same_masks() -> None:
     masks = torch.rand(5, 13, 17) > 0.5
     masks[2] = False
     codes = encode(masks)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from omegaconf import DictConfig
 from PIL import Image
 from pycocotools import mask as rle
+from run_helpers import Compose
 from transformers import BertTokenizer
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
@@ -64,9 +64,6 @@ def toy_scenes(tmp_path: Path) -> Path:
     return tmp_path / "scenes"
 
 
-Compose = Callable[..., DictConfig]
-
-
 @pytest.fixture
 def composed() -> Compose:
     """Compose the real configuration with overrides."""
@@ -82,7 +79,7 @@ def toy_config(composed: Compose, toy_model: Path, toy_scenes: Path, tmp_path: P
             "data=coco",
             f"data.root={toy_scenes}",
             f"model.checkpoint={toy_model}",
-            "model.keep=0.2",
+            "model.score_threshold=0.2",
             "chunk_size=2",
             "progress=false",
             f"paths.outputs={tmp_path / 'outputs'}",

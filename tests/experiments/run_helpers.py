@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 from omegaconf import DictConfig
 
-from hetexp.experiments.runner import evaluate
-from hetexp.experiments.session import session_for
+from hetexp.experiments.engine.session import open_session
+from hetexp.experiments.tasks import evaluate
+
+Compose = Callable[..., DictConfig]  # a configuration from overrides
 
 
 def run_to(cfg: DictConfig, folder: Path) -> pd.DataFrame:
     """Run a configuration in a folder and read the table it wrote (empty for a shard)."""
-    evaluate(session_for(cfg, folder))
+    evaluate(open_session(cfg, folder))
     table = folder / "results.csv"
     return pd.read_csv(table) if table.exists() else pd.DataFrame()
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from tiny import picture, tiny_detr
 from torch import nn
+from transformers.models.conditional_detr.modeling_conditional_detr import ConditionalDetrFrozenBatchNorm2d
 from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d
 
-from hetexp.models.backbone import folded
+from hetexp.models.backbone import folded, is_frozen_normalisation
 
 
 def norms(model: nn.Module) -> int:
@@ -39,6 +40,33 @@ def test_same_features(bias: bool) -> None:
     after = backbone.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[k], v) for k, v in before.items())
+
+
+def test_scale_and_shift_have_the_bits_of_the_normalisation_itself() -> None:
+    """A 1x1 convolution by 1 leaves the input as it is, so scale and shift show by themselves."""
+    g = torch.Generator().manual_seed(1)
+    norm = DetrFrozenBatchNorm2d(200)
+    for name, buffer in norm.named_buffers():
+        buffer.copy_(torch.rand(200, generator=g) + 0.1 if name == "running_var" else torch.randn(200, generator=g))
+    block = nn.Module()
+    block.convolution = nn.Conv2d(200, 200, 1, groups=200, bias=False)
+    block.normalization = norm
+    nn.init.ones_(block.convolution.weight)
+    zeros, ones = torch.zeros(1, 200, 1, 1), torch.ones(1, 200, 1, 1)
+    with torch.no_grad():
+        want = [norm(x) for x in (zeros, ones)]
+        with folded(block):
+            got = [block.convolution(x) for x in (zeros, ones)]
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_what_counts_as_a_frozen_normalisation() -> None:
+    assert is_frozen_normalisation(DetrFrozenBatchNorm2d(3))
+    assert is_frozen_normalisation(ConditionalDetrFrozenBatchNorm2d(3))
+    assert not is_frozen_normalisation(nn.BatchNorm2d(3))
+    assert not is_frozen_normalisation(nn.BatchNorm2d(3, affine=False))
+    assert not is_frozen_normalisation(nn.Identity())
+    assert not is_frozen_normalisation(None)
 
 
 def test_restored_after_an_error() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import numpy as np
 import pytest
 import torch
@@ -11,15 +15,22 @@ from tiny import picture, tiny_detr
 from torch import Tensor
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
+from hetexp.attribution.attribute import attribute, build_methods, observe
 from hetexp.attribution.gae import Gae
-from hetexp.attribution.methods import METHODS, attribute
+from hetexp.attribution.method import Method
+from hetexp.attribution.odam import Odam
 from hetexp.attribution.ours import Ours
+from hetexp.attribution.registry import METHODS
 from hetexp.errors import ConfigError, InputError
 from hetexp.models.detr import DetrAdapter
-from hetexp.targets import Logit
+from hetexp.models.trace import Target
+from hetexp.targets import BoxSide, Logit
 
-ALL = {**METHODS, "noised_total": Ours("pos", "total"), "gae_plain": Gae(normalise=False)}
-del ALL["random"]
+ALL: dict[str, Method] = {
+    **build_methods(name for name, record in METHODS.items() if not record.control),
+    "noised_total": Ours("pos", "total"),
+    "gae_plain": Gae(normalise=False),
+}
 SIZES = [(64, 48), (48, 80), (64, 80), (37, 51)]
 
 
@@ -47,31 +58,36 @@ def inside(full: Tensor, alone: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("feature", DetrAdapter.odam_features)
+@pytest.mark.parametrize("feature", DetrAdapter.feature_names)
 def test_padded_input_has_the_relevance_of_the_unpadded(
     adapter: DetrAdapter, size: tuple[int, int], feature: str
 ) -> None:
     pixels = picture(*size, seed=4)
-    targets = [[Logit(0, 1), Logit(2, 4)]]
-    (alone,) = adapter.trace({"pixel_values": pixels}, targets, odam_feature=feature)
-    (padded,) = adapter.trace(pad([pixels], 96, 112), targets, odam_feature=feature)
+    targets: list[list[Target]] = [[Logit(0, 1), Logit(2, 4), BoxSide("top", 4)]]
+    methods = {**ALL, "odam": Odam(feature)}
+    (alone,) = observe(adapter, {"pixel_values": pixels}, targets, methods)
+    (padded,) = observe(adapter, pad([pixels], 96, 112), targets, methods)
     assert padded.layouts["image"].shape == (6, 7)
-    want, got = attribute(alone, ALL), attribute(padded, ALL)
-    for method in ALL:
+    assert padded.layouts["image"].grid == alone.layouts["image"].shape
+    assert padded.layouts["image"].extent == alone.layouts["image"].extent == size
+    want, got = attribute(alone, methods), attribute(padded, methods)
+    for method in methods:
         off = distance(inside(got[method]["image"], want[method]["image"]), want[method]["image"])
         assert off <= 1e-9, method
     assert torch.allclose(alone.outputs["logits"], padded.outputs["logits"], rtol=0, atol=1e-11)
-    assert torch.allclose(alone.outputs["boxes"], padded.outputs["boxes"], rtol=0, atol=1e-11)
+    boxes, padded_boxes = (trace.outputs["detections"].boxes for trace in (alone, padded))
+    assert torch.allclose(boxes, padded_boxes, rtol=0, atol=1e-11)
 
 
 def test_batch_equals_one_at_a_time(adapter: DetrAdapter) -> None:
     """Different sizes and different numbers of targets, none at all included."""
     pictures = [picture(*size, seed=i) for i, size in enumerate(SIZES)]
-    targets = [[Logit(q % 3, q) for q in range(n)] for n in (3, 0, 1, 6)]
-    together = adapter.trace(pad(pictures, 64, 80), targets)
+    targets: list[list[Target]] = [[Logit(q % 3, q) for q in range(n)] for n in (3, 0, 1, 6)]
+    together = observe(adapter, pad(pictures, 64, 80), targets, ALL)
     for pixels, wanted, trace in zip(pictures, targets, together, strict=True):
-        (alone,) = adapter.trace({"pixel_values": pixels}, [wanted])
+        (alone,) = observe(adapter, {"pixel_values": pixels}, [wanted], ALL)
         assert trace.n_targets == len(wanted)
+        assert trace.targets == tuple(wanted)
         want, got = attribute(alone, ALL), attribute(trace, ALL)
         for method in ALL:
             assert distance(inside(got[method]["image"], want[method]["image"]), want[method]["image"]) <= 1e-9
@@ -79,28 +95,40 @@ def test_batch_equals_one_at_a_time(adapter: DetrAdapter) -> None:
 
 def test_detect_agrees_with_trace_and_with_the_class(adapter: DetrAdapter) -> None:
     pixels = picture(64, 48, seed=9)
-    logits, boxes = adapter.detect({"pixel_values": pixels})
+    (found,) = adapter.detect({"pixel_values": pixels})
     (trace,) = adapter.trace({"pixel_values": pixels}, [[Logit(0, 0)]])
     own = adapter.model(pixel_values=pixels)
-    assert torch.allclose(logits[0], trace.outputs["logits"], rtol=0, atol=1e-12)
-    assert torch.allclose(logits, own.logits, rtol=0, atol=1e-11)
-    assert torch.allclose(boxes, own.pred_boxes, rtol=0, atol=1e-11)
-    assert not logits.requires_grad
+    seen = trace.outputs["detections"]
+    for name in ("logits", "scores", "labels", "boxes"):
+        assert torch.allclose(getattr(found, name), getattr(seen, name), rtol=0, atol=1e-12), name
+    assert torch.allclose(trace.outputs["logits"], own.logits[0], rtol=0, atol=1e-11)
+    assert torch.allclose(found.logits, own.logits[0, :, :-1], rtol=0, atol=1e-11)
+    assert torch.allclose(found.boxes, own.pred_boxes[0], rtol=0, atol=1e-11)
+    best = own.logits[0].softmax(-1)[:, :-1].max(-1)
+    assert torch.allclose(found.scores, best.values, rtol=0, atol=1e-11)
+    assert torch.equal(found.labels, best.indices)
+    assert not any(getattr(found, name).requires_grad for name in ("logits", "scores", "boxes"))
+
+
+def test_detect_pads_as_trace_does(adapter: DetrAdapter) -> None:
+    pictures = [picture(*size, seed=i) for i, size in enumerate(SIZES)]
+    for pixels, found in zip(pictures, adapter.detect(pad(pictures, 64, 80)), strict=True):
+        (alone,) = adapter.detect({"pixel_values": pixels})
+        assert torch.allclose(found.logits, alone.logits, rtol=0, atol=1e-11)
+        assert torch.allclose(found.boxes, alone.boxes, rtol=0, atol=1e-11)
 
 
 def test_targets_without_a_query_mean_every_kept_one(adapter: DetrAdapter) -> None:
     pixels = picture(64, 48, seed=9)
-    logits, _ = adapter.detect({"pixel_values": pixels})
-    best = logits[0].softmax(-1)[:, :-1].max(-1)
-    order = best.values.sort(descending=True).values
-    adapter.keep = float(order[1:3].mean())  # between the second and the third
-    kept = (best.values > adapter.keep).nonzero().flatten()
+    (found,) = adapter.detect({"pixel_values": pixels})
+    order = found.scores.sort(descending=True).values
+    adapter.score_threshold = float(order[1:3].mean())  # between the second and the third
+    kept = (found.scores > adapter.score_threshold).nonzero().flatten()
     assert len(kept) == 2
     (trace,) = adapter.trace({"pixel_values": pixels}, [[Logit()]])
-    assert trace.outputs["queries"].tolist() == kept.tolist()
-    assert trace.outputs["classes"].tolist() == best.indices[kept].tolist()
-    assert torch.allclose(trace.outputs["scores"], best.values[kept])
-    named = [Logit(int(best.indices[q]), int(q)) for q in kept]
+    assert trace.tokens.tolist() == kept.tolist()
+    assert trace.targets == (Logit(), Logit())
+    named: list[Target] = [Logit(int(found.labels[q]), int(q)) for q in kept]
     (explicit,) = adapter.trace({"pixel_values": pixels}, [named])
     got, want = (
         attribute(trace, {"a": Ours("abs")})["a"]["image"],
@@ -110,16 +138,17 @@ def test_targets_without_a_query_mean_every_kept_one(adapter: DetrAdapter) -> No
 
 
 def test_nothing_kept_gives_empty_maps(adapter: DetrAdapter) -> None:
-    adapter.keep = 1.0
-    (trace,) = adapter.trace({"pixel_values": picture(64, 48)}, [[Logit()]])
-    for method, found in attribute(trace, METHODS).items():
+    adapter.score_threshold = 1.0
+    methods = build_methods(METHODS)
+    (trace,) = observe(adapter, {"pixel_values": picture(64, 48)}, [[Logit()]], methods)
+    for method, found in attribute(trace, methods).items():
         assert found["image"].shape == (0, 4, 3), method
 
 
 @pytest.mark.parametrize("budget", [1, 200_000])
 def test_a_small_byte_budget_changes_no_number(adapter: DetrAdapter, budget: int) -> None:
-    pixels, targets = picture(64, 48, seed=5), [[Logit(q % 3, q) for q in range(6)]]
-    (trace,) = adapter.trace({"pixel_values": pixels}, targets)
+    targets: list[list[Target]] = [[Logit(q % 3, q) for q in range(6)]]
+    (trace,) = observe(adapter, {"pixel_values": picture(64, 48, seed=5)}, targets, ALL)
     want, got = attribute(trace, ALL), attribute(trace, ALL, byte_budget=budget)
     for method in ALL:
         assert distance(got[method]["image"], want[method]["image"]) <= 1e-11, method
@@ -163,22 +192,36 @@ def test_an_error_inside_the_model_leaves_it_as_it_was(part: str) -> None:
 
 
 def test_the_trace_holds_no_graph(adapter: DetrAdapter) -> None:
-    (trace,) = adapter.trace({"pixel_values": picture(64, 48)}, [[Logit(0, 0)]])
+    (trace,) = adapter.trace({"pixel_values": picture(64, 48)}, [[Logit(0, 0)]], features=adapter.feature_names)
+    found = trace.outputs["detections"]
+    tensors = [trace.outputs["logits"], found.logits, found.scores, found.boxes]
     for step in trace.steps():
-        for tensor in (step.probabilities, step.values, step.output_gradient):
-            assert tensor.grad_fn is None
-            assert not tensor.requires_grad
-    for value in trace.outputs.values():
-        assert value.grad_fn is None
+        tensors += [step.probabilities, step.values, step.output_gradient]
+    for by_source in trace.features.values():
+        tensors += [by_source["image"].activation, by_source["image"].gradient]
+    for tensor in tensors:
+        assert tensor.grad_fn is None
+        assert not tensor.requires_grad
 
 
-def test_works_where_gradients_are_switched_off(adapter: DetrAdapter) -> None:
-    inputs, targets = {"pixel_values": picture(64, 48)}, [[Logit(0, 0)]]
+@pytest.mark.parametrize("switch", [torch.no_grad, torch.inference_mode])
+def test_works_where_gradients_are_switched_off(
+    adapter: DetrAdapter, switch: Callable[[], AbstractContextManager[None]]
+) -> None:
+    inputs = {"pixel_values": picture(64, 48)}
+    targets: list[list[Target]] = [[Logit(0, 0), BoxSide("left", 0)]]
     (want,) = adapter.trace(inputs, targets)
-    with torch.no_grad():
+    with switch():
         (got,) = adapter.trace(inputs, targets)
+        (inside_alone,) = adapter.trace({"pixel_values": picture(64, 48)}, targets)  # the input too was made inside
     a, b = attribute(got, {"m": Ours("abs")})["m"]["image"], attribute(want, {"m": Ours("abs")})["m"]["image"]
     assert torch.equal(a, b)
+    assert torch.equal(attribute(inside_alone, {"m": Ours("abs")})["m"]["image"], b)
+
+
+def test_pixels_without_a_batch_axis(adapter: DetrAdapter) -> None:
+    with pytest.raises(InputError, match=r"must be \[B, 3, H, W\], got \[3, 64, 48\]: add an axis"):
+        adapter.trace({"pixel_values": picture(64, 48)[0]}, [[Logit(0, 0)]])
 
 
 @pytest.mark.parametrize("query", [-1, 6])
@@ -194,16 +237,33 @@ def test_mask_that_is_no_rectangle(adapter: DetrAdapter) -> None:
         adapter.trace({"pixel_values": picture(64, 48), "pixel_mask": mask}, [[Logit(0, 0)]])
 
 
-def test_unknown_odam_feature(adapter: DetrAdapter) -> None:
-    with pytest.raises(ConfigError, match=r"'neck' is not known.*projection, backbone, encoder"):
-        adapter.trace({"pixel_values": picture(64, 48)}, [[Logit(0, 0)]], odam_feature="neck")
+def test_unknown_feature(adapter: DetrAdapter) -> None:
+    with pytest.raises(ConfigError, match=r"'neck' is not known.*default, projection, backbone, encoder"):
+        adapter.trace({"pixel_values": picture(64, 48)}, [[Logit(0, 0)]], features=["encoder", "neck"])
+
+
+def test_unknown_autocast() -> None:
+    with pytest.raises(ConfigError, match="autocast='int8' must be bfloat16 or float16, or null"):
+        DetrAdapter(tiny_detr(1), autocast="int8")
+
+
+@pytest.mark.parametrize("autocast", [None, "bfloat16"])
+def test_preparation_tells_what_decides_relevance(autocast: str | None) -> None:
+    processor = DetrImageProcessorPil(size={"shortest_edge": 48, "longest_edge": 80})
+    told = DetrAdapter(tiny_detr(1), processor, score_threshold=0.7, autocast=autocast).preparation
+    assert json.loads(json.dumps(told)) == told
+    assert told["autocast"] == autocast
+    assert told["score_threshold"] == 0.7
+    assert json.loads(told["processor"])["size"] == {"shortest_edge": 48, "longest_edge": 80}
+    assert DetrAdapter(tiny_detr(1)).preparation["processor"] is None
 
 
 def test_prepare_pads_a_batch() -> None:
     processor = DetrImageProcessorPil(size={"shortest_edge": 48, "longest_edge": 80})
     adapter = DetrAdapter(tiny_detr(1), processor)
     rng = np.random.default_rng(0)
-    images = [Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)) for size in ((96, 96, 3), (96, 120, 3))]
+    sides = [(96, 96, 3), (96, 120, 3)]
+    images = [Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8)) for size in sides]
     batch = adapter.prepare(images)
     assert batch["pixel_values"].shape == (2, 3, 48, 60)
     assert batch["pixel_values"].dtype == torch.float64
@@ -218,10 +278,10 @@ def test_prepare_pads_a_batch() -> None:
 def test_autocast_reaches_the_frozen_backbone_alone() -> None:
     """Relevance moves by what the feature map loses in bfloat16, and everything with a gradient stays float32."""
     model, pixels = tiny_detr(2).float(), picture(64, 48).float()
-    exact, rounded = DetrAdapter(model), DetrAdapter(model, autocast=torch.bfloat16)
-    (want,), (got,) = (a.trace({"pixel_values": pixels}, [[Logit(0, 1)]]) for a in (exact, rounded))
+    exact, rounded = DetrAdapter(model), DetrAdapter(model, autocast="bfloat16")
+    (want,), (got,) = (observe(a, {"pixel_values": pixels}, [[Logit(0, 1)]], ALL) for a in (exact, rounded))
     assert {step.output_gradient.dtype for step in got.steps()} == {torch.float32}
-    features = got.features["image"].activation
+    features = got.features["default"]["image"].activation
     assert features.dtype == torch.float32
     off = distance(attribute(got, ALL)["ours_abs"]["image"], attribute(want, ALL)["ours_abs"]["image"])
     assert 1e-5 < off < 0.05

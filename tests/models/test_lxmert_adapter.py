@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import pytest
 import torch
 from compare import distance
 from tiny import padded, question, tiny_lxmert
 from torch import Tensor
 
+from hetexp.attribution.attribute import attribute, build_methods, observe
 from hetexp.attribution.gae import Gae
 from hetexp.attribution.homologous import Homologous
-from hetexp.attribution.methods import METHODS, attribute
+from hetexp.attribution.method import Method
+from hetexp.attribution.odam import Odam
 from hetexp.attribution.ours import Ours
+from hetexp.attribution.registry import METHODS
 from hetexp.errors import ConfigError, InputError
-from hetexp.models.load import load_model
 from hetexp.models.lxmert import LxmertAdapter
-from hetexp.models.lxmert_parts import answer, encode_regions, encode_texts
+from hetexp.models.registry import load_model
+from hetexp.models.trace import Target
 from hetexp.paths import asset
-from hetexp.targets import Difference, Logit
+from hetexp.targets import BoxSide, Difference, Logit
 
-ALL = {
-    **METHODS,
+ALL: dict[str, Method] = {
+    **build_methods(name for name, record in METHODS.items() if not record.control),
     "noised_total": Ours("pos", "total"),
     "gae_plain": Gae(normalise=False),
     "homologous": Homologous("abs"),
 }
-del ALL["random"]
 SHAPES = [(7, 9), (4, 12), (9, 3), (3, 1)]
 
 
@@ -40,16 +45,23 @@ def inside(full: Tensor, alone: Tensor) -> Tensor:
     return full[:, :n]
 
 
-@pytest.mark.parametrize("feature", LxmertAdapter.odam_features)
+@pytest.mark.parametrize("feature", LxmertAdapter.feature_names)
 def test_batch_equals_one_at_a_time(adapter: LxmertAdapter, feature: str) -> None:
     """Different lengths, region counts and numbers of targets."""
     items = [question(*shape, seed=i) for i, shape in enumerate(SHAPES)]
-    targets = [[Logit(), Difference(0, 1)], [Logit(2)], [Logit(0), Logit(1), Logit(3)], [Logit()]]
-    together = adapter.trace(padded(items), targets, odam_feature=feature)
+    targets: list[list[Target]] = [
+        [Logit(), Difference(0, 1)],
+        [Logit(2)],
+        [Logit(0), Logit(1), Logit(3)],
+        [Logit()],
+    ]
+    methods = {**ALL, "odam": Odam(feature)}
+    together = observe(adapter, padded(items), targets, methods)
     for item, wanted, trace in zip(items, targets, together, strict=True):
-        (alone,) = adapter.trace(item, [wanted], odam_feature=feature)
-        want, got = attribute(alone, ALL), attribute(trace, ALL)
-        for method in ALL:
+        (alone,) = observe(adapter, item, [wanted], methods)
+        assert trace.targets == tuple(wanted)
+        want, got = attribute(alone, methods), attribute(trace, methods)
+        for method in methods:
             for stream in ("text", "image"):
                 map_ = inside(got[method][stream], want[method][stream])
                 assert distance(map_, want[method][stream]) <= 1e-9, (method, stream)
@@ -62,15 +74,6 @@ def test_trace_and_prediction_are_the_class(adapter: LxmertAdapter) -> None:
     (trace,) = adapter.trace(inputs, [[Logit()]])
     assert torch.allclose(adapter.predict(inputs), want, rtol=0, atol=1e-12)
     assert torch.allclose(trace.outputs["logits"], want[0], rtol=0, atol=1e-12)
-
-
-def test_own_entry_of_cls(adapter: LxmertAdapter) -> None:
-    """The baselines leave it out; ours keeps its true value, about 1."""
-    (trace,) = adapter.trace(question(6, 5), [[Logit()]])
-    found = attribute(trace, ALL)
-    for method in ("gae", "gae_plain", "raw_attention", "rollout", "grad_cam"):
-        assert float(found[method]["text"][0, 0]) == 0, method
-    assert float(found["ours_pos"]["text"][0, 0]) >= 1
 
 
 def no_region_by_hand(adapter: LxmertAdapter, inputs: dict[str, Tensor]) -> Tensor:
@@ -108,17 +111,19 @@ def test_no_region(adapter: LxmertAdapter) -> None:
 
 def test_parts_are_the_class(adapter: LxmertAdapter) -> None:
     items = [question(*shape, seed=i) for i, shape in enumerate([*SHAPES, (5, 0)])]
-    texts = encode_texts(adapter.model, [i["input_ids"][0] for i in items])
-    regions = encode_regions(adapter.model, [(i["visual_feats"][0], i["visual_pos"][0]) for i in items])
-    got = answer(adapter.model, texts, regions)
+    texts = adapter.encode_texts([i["input_ids"][0] for i in items])
+    regions = adapter.encode_regions([(i["visual_feats"][0], i["visual_pos"][0]) for i in items])
+    assert [len(t) for t in texts] == [n for n, _ in (*SHAPES, (5, 0))]
+    assert [len(r) for r in regions] == [n for _, n in (*SHAPES, (5, 0))]
+    got = adapter.answer_parts(texts, regions)
     want = torch.cat([adapter.predict(i) for i in items])
     assert torch.allclose(got, want, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("budget", [1, 100_000])
 def test_a_small_byte_budget_changes_no_number(adapter: LxmertAdapter, budget: int) -> None:
-    inputs, targets = question(7, 9), [[Logit(i) for i in range(6)]]
-    (trace,) = adapter.trace(inputs, targets)
+    targets: list[list[Target]] = [[Logit(i) for i in range(6)]]
+    (trace,) = observe(adapter, question(7, 9), targets, ALL)
     want, got = attribute(trace, ALL), attribute(trace, ALL, byte_budget=budget)
     for method in ALL:
         for stream in ("text", "image"):
@@ -126,7 +131,7 @@ def test_a_small_byte_budget_changes_no_number(adapter: LxmertAdapter, budget: i
 
 
 def hooks(model: torch.nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules())
 
 
 def test_the_model_is_left_as_it_was() -> None:
@@ -162,26 +167,101 @@ def test_an_error_inside_the_model_leaves_it_as_it_was(regions: int) -> None:
 def test_bad_input(adapter: LxmertAdapter) -> None:
     with pytest.raises(InputError, match="target 0 names a query"):
         adapter.trace(question(6, 5), [[Logit(0, query=1)]])
+    with pytest.raises(InputError, match=r"input_ids must be \[B, T\], got \[6\]: add an axis"):
+        adapter.predict({name: x[0] for name, x in question(6, 5).items()})
     with pytest.raises(InputError, match="25 tokens, this model takes at most 24"):
         adapter.trace(question(25, 5), [[Logit()]])
     with pytest.raises(InputError, match="class 6 does not exist: expected 0 to 5"):
         adapter.trace(question(6, 5), [[Logit(6)]])
     with pytest.raises(ConfigError, match=r"'pixels' is not known.*embedding, encoder"):
-        adapter.trace(question(6, 5), [[Logit()]], odam_feature="pixels")
+        adapter.trace(question(6, 5), [[Logit()]], features=["pixels"])
+    with pytest.raises(InputError, match="target 0 is a box: LXMERT answers questions"):
+        adapter.trace(question(6, 5), [[BoxSide("left")]])
     with pytest.raises(ConfigError, match="without a tokenizer"):
-        adapter.tokenize("is there a zebra?")
+        adapter.encode("is there a zebra?", torch.zeros(1, 7), torch.zeros(1, 4))
+    with pytest.raises(InputError, match="region features have 5 numbers, this checkpoint reads 7"):
+        adapter.encode("is there a zebra?", torch.zeros(1, 5), torch.zeros(1, 4))
+
+
+def test_the_trace_holds_no_graph(adapter: LxmertAdapter) -> None:
+    (trace,) = adapter.trace(question(6, 5), [[Logit()]], features=adapter.feature_names)
+    tensors = [trace.outputs["logits"]]
+    for step in trace.steps():
+        tensors += [step.probabilities, step.values, step.output_gradient]
+    for by_source in trace.features.values():
+        for features in by_source.values():
+            tensors += [features.activation, features.gradient]
+    for tensor in tensors:
+        assert tensor.grad_fn is None
+        assert not tensor.requires_grad
+
+
+@pytest.mark.parametrize("switch", [torch.no_grad, torch.inference_mode])
+def test_works_where_gradients_are_switched_off(
+    adapter: LxmertAdapter, switch: Callable[[], AbstractContextManager[None]]
+) -> None:
+    (want,) = adapter.trace(question(6, 5), [[Logit(1)]])
+    with switch():
+        (got,) = adapter.trace(question(6, 5), [[Logit(1)]])
+    for a, b in zip(got.steps(), want.steps(), strict=True):
+        assert torch.equal(a.output_gradient, b.output_gradient)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> LxmertAdapter:
+    adapter = load_model("lxmert", asset("lxmert"))
+    assert isinstance(adapter, LxmertAdapter)
+    return adapter
+
+
+def test_encode_and_collate(shipped: LxmertAdapter) -> None:
+    """Padding is 0 and masked; what a question means does not depend on the batch it lies in."""
+    g = torch.Generator().manual_seed(0)
+    sentences = ["is there a zebra?", "what is to the left of the red bird?", "how many?"]
+    questions = []
+    for sentence, n in zip(sentences, (5, 2, 0), strict=True):
+        features, boxes = torch.randn(n, shipped.feature_width, generator=g), torch.rand(n, 4, generator=g)
+        questions.append(shipped.encode(sentence, features.double(), boxes.double(), image=str(n)))
+    assert [q.image for q in questions] == ["5", "2", "0"]
+    assert shipped.token_texts(questions[0]) == ["[CLS]", "is", "there", "a", "zebra", "?", "[SEP]"]
+    assert questions[0].features.dtype == questions[0].boxes.dtype == shipped.dtype
+    spans = shipped.offsets(sentences[0])
+    assert [sentences[0][a:b] for a, b in spans] == ["", "is", "there", "a", "zebra", "?", ""]
+    batch = shipped.collate(questions)
+    assert batch["attention_mask"].sum(1).tolist() == [len(q.input_ids) for q in questions]
+    assert batch["visual_attention_mask"].sum(1).tolist() == [5, 2, 0]
+    for name, mask in (("input_ids", "attention_mask"), ("visual_feats", "visual_attention_mask")):
+        assert bool((batch[name][batch[mask] == 0] == 0).all())
+    together = shipped.predict(batch)
+    assert together.shape == (3, shipped.n_answers)
+    for row, question_ in enumerate(questions):
+        alone = shipped.predict(shipped.collate([question_]))
+        assert torch.allclose(together[row], alone[0], rtol=0, atol=1e-4)
+        parts = shipped.answer_parts(
+            shipped.encode_texts([question_.input_ids]),
+            shipped.encode_regions([(question_.features, question_.boxes)]),
+        )
+        assert torch.allclose(parts[0], alone[0], rtol=0, atol=1e-4)
+
+
+def test_labels_are_the_answers(shipped: LxmertAdapter) -> None:
+    assert shipped.answers is not None
+    assert shipped.labels == dict(enumerate(shipped.answers))
+    assert len(shipped.labels) == shipped.n_answers
+    assert LxmertAdapter(tiny_lxmert(1)).labels == {}
 
 
 @pytest.mark.parametrize("sentence", ["", "   ", "[CLS] [SEP]", "[PAD]", "[MASK] [SEP]"])
-def test_questions_without_words_are_refused(sentence: str) -> None:
-    shipped = load_model("lxmert", asset("lxmert"))
+def test_questions_without_words_are_refused(shipped: LxmertAdapter, sentence: str) -> None:
+    regions = torch.zeros(1, shipped.feature_width), torch.zeros(1, 4)
     with pytest.raises(InputError, match="has no word besides special tokens"):
-        shipped.tokenize(sentence)
-    assert len(shipped.tokenize("gnu?")) == 4  # an unknown word is a word
+        shipped.encode(sentence, *regions)
+    assert len(shipped.encode("gnu?", *regions).input_ids) == 4  # an unknown word is a word
 
 
-def test_long_questions_are_refused_without_other_remarks(capfd: pytest.CaptureFixture[str]) -> None:
-    shipped = load_model("lxmert", asset("lxmert"))
+def test_long_questions_are_refused_without_other_remarks(
+    shipped: LxmertAdapter, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(InputError, match=r"has 82 tokens, this model takes at most 64: shorten 'zebra"):
-        shipped.tokenize("zebra " * 80)
+        shipped.encode("zebra " * 80, torch.zeros(1, shipped.feature_width), torch.zeros(1, 4))
     assert "Token indices" not in capfd.readouterr().err

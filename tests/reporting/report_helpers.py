@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from safetensors.numpy import save_file
 
 from hetexp.evaluation.masks import otsu_thresholds, segment, to_uint8
-from hetexp.experiments.explanations import Explanation, replace_folder
 from hetexp.reporting.names import PANEL_NAMES, PAPER_METHODS
 from hetexp.reporting.published import METRICS, TABLES
+from hetexp.reporting.samples import StoredExplanation
 
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 BASE = {"model": "detr", "checkpoint": "detr@0123456789ab", "data": "scenes", "n": 300}
@@ -74,38 +75,88 @@ def perturbation_rows(methods: dict[str, float]) -> list[dict[str, Any]]:
     return rows
 
 
-def write_samples(outputs: Path, methods: tuple[str, ...] = PAPER_METHODS) -> None:
-    """Samples of both models with random relevance, as `task=samples` leaves them."""
+def write_samples(outputs: Path, methods: Sequence[str] = PAPER_METHODS, shown: Sequence[str] | None = None) -> None:
+    """Samples of both kinds with random relevance, as `task=samples` leaves them."""
+    about: dict[str, Any] = {"checkpoint": "detr@0123456789ab", "data": "scenes", "versions": {"torch": "2.13.0"}}
+    if shown is not None:
+        about["shown"] = list(shown)
+    for kind, model, items in (
+        ("detection", "detr", detection_samples(methods)),
+        ("vqa", "lxmert", question_samples(methods)),
+    ):
+        folder = outputs / "samples" / kind
+        for name, explanation in items.items():
+            write_explanation(folder / name, explanation)
+        (folder / "index.json").write_text(json.dumps({**about, "model": model, "items": list(items)}))
+
+
+def write_explanation(folder: Path, explanation: StoredExplanation) -> None:
+    """An explanation's folder; files that it has nothing for are left out."""
+    folder.mkdir(parents=True)
+    (folder / "info.json").write_text(json.dumps(dict(explanation.info)))
+    if explanation.image is not None:
+        Image.fromarray(explanation.image).save(folder / "image.png")
+    for name in ("relevance", "masks", "levels"):
+        arrays = dict(getattr(explanation, name))
+        if arrays:
+            save_file(arrays, folder / f"{name}.safetensors")
+
+
+def detection_samples(methods: Sequence[str] = PAPER_METHODS) -> dict[str, StoredExplanation]:
+    """Two images with two detections each, by name."""
     rng = np.random.default_rng(0)
-    about = {"checkpoint": "detr@0123456789ab", "data": "scenes", "versions": {"torch": "2.13.0"}}
-    explained: dict[str, dict[str, Explanation]] = {"detr": {}, "lxmert": {}}
+    samples = {}
     for item in (1, 2):
         maps = {m: torch.from_numpy(rng.random((2, 4, 5), dtype=np.float32) ** 3) for m in methods}
         levels = {m: to_uint8(r) for m, r in maps.items()}
         masks = {
             f"{m}@{s:g}": segment(r, s, (96, 120), (48, 60)).to(torch.uint8) for m, r in maps.items() for s in (1, 0.3)
         }
-        found = [{"query": q, "label": "zebra", "score": 0.95, "box": [5, 6, 30, 40]} for q in (3, 7)]
-        info = {"kind": "detr", "item": item, "detections": found, "methods": list(methods), "input_size": [96, 120]}
-        info["otsu"] = {m: otsu_thresholds(u8).tolist() for m, u8 in levels.items()}
-        explained["detr"][str(item)] = Explanation(picture(rng), info, maps, masks, levels)
+        info = {
+            "kind": "detection",
+            "item": item,
+            "detections": [{"query": q, "label": "zebra", "score": 0.95, "box": [5, 6, 30, 40]} for q in (3, 7)],
+            "methods": list(methods),
+            "input_size": [96, 120],
+            "otsu": {m: otsu_thresholds(u8).tolist() for m, u8 in levels.items()},
+        }
+        samples[str(item)] = StoredExplanation(
+            picture(rng), info, _arrays(maps), masks=_arrays(masks), levels=_arrays(levels)
+        )
+    return samples
+
+
+def question_samples(methods: Sequence[str] = PAPER_METHODS) -> dict[str, StoredExplanation]:
+    """Two questions, by name: one of part "questions", one of part "logic"."""
+    rng = np.random.default_rng(0)
+    samples = {}
     for number, question in enumerate(("is there a zebra?", "is there a dog?")):
         tokens = ["[CLS]", *question.replace("?", " ?").split(), "[SEP]"]
         relevance = {}
-        for key in (*methods, "homologous", "ours_full", "ours_full:difference"):
+        for key in (*methods, "homologous", "ours_full", "ours_full:difference", "gae:difference"):
             shift = 0.5 if key.startswith("ours_full") else 0.0
             for stream, n in (("text", len(tokens)), ("image", 3)):
-                relevance[f"{key}/{stream}"] = torch.from_numpy(rng.random(n, dtype=np.float32) - np.float32(shift))
-        answers = [{"answer": a, "logit": 1.0, "probability": p} for a, p in (("yes", 0.8), ("no", 0.2))]
-        info = {"kind": "lxmert", "item": "000001", "question": question, "tokens": tokens, "answers": answers}
-        info |= {"boxes": [[0, 0, 30, 20], [10, 5, 60, 48], [0, 0, 60, 48]], "contrast": ["yes", "no"]}
+                relevance[f"{key}/{stream}"] = rng.random(n, dtype=np.float32) - np.float32(shift)
         part = "logic" if number else "questions"
-        info |= {"methods": [*methods, "homologous", "ours_full"], "part": part}
-        explained["lxmert"][f"{part}-0"] = Explanation(picture(rng), info, relevance)
-    for model, items in explained.items():
-        replace_folder(outputs / "samples" / model, items, {**about, "model": model})
+        info = {
+            "kind": "vqa",
+            "item": "000001",
+            "part": part,
+            "question": question,
+            "tokens": tokens,
+            "answers": [{"answer": a, "logit": 1.0, "probability": p} for a, p in (("yes", 0.8), ("no", 0.2))],
+            "boxes": [[0, 0, 30, 20], [10, 5, 60, 48], [0, 0, 60, 48]],
+            "contrast": ["yes", "no"],
+            "methods": [*methods, "homologous", "ours_full"],
+        }
+        samples[f"{part}-0"] = StoredExplanation(picture(rng), info, relevance)
+    return samples
 
 
-def picture(rng: np.random.Generator) -> Image.Image:
+def _arrays(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {key: tensor.numpy() for key, tensor in tensors.items()}
+
+
+def picture(rng: np.random.Generator) -> np.ndarray:
     """A small random image, 60 pixels wide and 48 high."""
-    return Image.fromarray(rng.integers(0, 255, (48, 60, 3), dtype=np.uint8))
+    return rng.integers(0, 255, (48, 60, 3), dtype=np.uint8)

@@ -14,17 +14,20 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_detections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    maps = runpy.run_path(str(EXAMPLES / "detections.py"))["main"](out=str(tmp_path / "out.png"))
-    assert set(maps) == {"gae", "ours_abs"}
-    assert torch.isfinite(maps["ours_abs"]).all()
-    assert "zebra" in capsys.readouterr().out
+    found = runpy.run_path(str(EXAMPLES / "detections.py"))["main"](out=str(tmp_path / "out.png"))
+    assert list(found) == ["gae", "ours_abs"]
+    assert torch.isfinite(found["ours_abs"]["image"]).all()
+    assert "zebra" in found.labels
+    assert capsys.readouterr().out.count("mask") == len(found.labels)
     assert (tmp_path / "out.png").stat().st_size > 10_000
 
 
 def test_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = runpy.run_path(str(EXAMPLES / "answers.py"))["main"](out=str(tmp_path / "out.png"))
-    assert list(words)[:4] == ["is", "there", "a", "zebra"]
-    assert min(words.values()) != max(words.values())
+    found = runpy.run_path(str(EXAMPLES / "answers.py"))["main"](out=str(tmp_path / "out.png"))
+    assert found.words[1:5] == ["is", "there", "a", "zebra"]
+    assert found.targets == ["logit(yes) − logit(no)"]
+    relevance = found["ours_full"]["text"][0]
+    assert relevance.min() < relevance.max()
     assert "is there a zebra? yes" in capsys.readouterr().out
     assert (tmp_path / "out.png").stat().st_size > 10_000
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
-from report_helpers import perturbation_rows, write_run, write_samples
+from report_helpers import detection_samples, perturbation_rows, write_run, write_samples
 
+from hetexp.attribution.registry import METHODS
 from hetexp.errors import DataError
 from hetexp.reporting.figures import curves, detections, maps, questions, style
 from hetexp.reporting.figures.explanation import draw_explanation
 from hetexp.reporting.names import PAPER_METHODS
 from hetexp.reporting.runs import newest_run, read_run
-from hetexp.reporting.samples import read_samples
+from hetexp.reporting.samples import StoredExplanation, read_samples
 
 
 def texts(figure: plt.Figure) -> set[str]:
@@ -28,12 +29,14 @@ def test_perturbation_has_four_panels_with_areas(outputs: Path, tmp_path: Path) 
     run = newest_run(outputs, "figure6")
     figure = curves.draw_perturbation(run)
     assert [ax.get_title(loc="left")[:3] for ax in figure.axes] == ["(a)", "(b)", "(c)", "(d)"]
-    labels = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    labels = [t.get_text() for t in legend.get_texts()]
     assert labels[0] == "GAE: 60.0"
     assert labels[-1] == "Random (control): 55.0"
     line = figure.axes[0].lines[0]
-    assert line.get_xdata()[0] == 0
-    assert line.get_ydata()[-1] == pytest.approx(60)
+    assert np.asarray(line.get_xdata())[0] == 0
+    assert np.asarray(line.get_ydata())[-1] == pytest.approx(60)
     plt.close(figure)
     paths = curves.write_perturbation(run, tmp_path)
     assert [p.name for p in paths] == ["figure6.png", "figure6.pdf", "figure6.csv"]
@@ -47,6 +50,11 @@ def test_perturbation_without_curves(tmp_path: Path) -> None:
         curves.draw_perturbation(read_run(write_run(tmp_path / "run", rows)))
 
 
+def test_sweep_without_thresholds(outputs: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no AP at any threshold: run .*threshold_sweep"):
+        curves.draw_sweep(newest_run(outputs, "figure6"))
+
+
 def test_sweep_finds_where_rankings_cross(outputs: Path) -> None:
     table = curves.sweep_frame(newest_run(outputs, "threshold_sweep"))
     assert list(table.columns) == list(PAPER_METHODS)
@@ -58,7 +66,7 @@ def test_sweep_finds_where_rankings_cross(outputs: Path) -> None:
 
 def test_detections(outputs: Path) -> None:
     write_samples(outputs)
-    samples = read_samples(outputs, "detr").samples
+    samples = read_samples(outputs, "detection").samples
     columns = detections.pick_columns(samples, most=3)
     assert [(c.sample.info["item"], c.row) for c in columns] == [(1, 0), (1, 1), (2, 0)]
     found = texts(detections.draw_relevance(samples))
@@ -73,7 +81,7 @@ def test_detections(outputs: Path) -> None:
 
 def test_questions(outputs: Path) -> None:
     write_samples(outputs)
-    found = read_samples(outputs, "lxmert")
+    found = read_samples(outputs, "vqa")
     shown = texts(questions.draw_methods(found.part("questions")))
     assert {"zebra", "[SEP]", "GAE", "Ours (noised)", "is there a zebra?\n→ yes"} <= shown
     assert "[CLS]" not in shown
@@ -84,26 +92,102 @@ def test_questions(outputs: Path) -> None:
         questions.draw_methods([])
 
 
-@pytest.mark.parametrize(("model", "words"), [("detr", {"zebra 0.95", "GAE"}), ("lxmert", {"Ours (full)", "zebra"})])
-def test_explanations(outputs: Path, model: str, words: set[str]) -> None:
+@pytest.mark.parametrize(("kind", "words"), [("detection", {"zebra 0.95", "GAE"}), ("vqa", {"Ours (full)", "zebra"})])
+def test_explanations(outputs: Path, kind: str, words: set[str]) -> None:
     write_samples(outputs)
-    assert words <= texts(draw_explanation(read_samples(outputs, model).samples[0]))
+    assert words <= texts(draw_explanation(read_samples(outputs, kind).samples[0]))
 
 
-def test_missing_samples_name_the_command(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"python run\.py task=samples model=lxmert"):
-        read_samples(tmp_path, "lxmert")
+def test_rows_are_the_methods_shown(outputs: Path) -> None:
+    methods = ("gae", "rollout", "my_method", "ours_abs(noise_link=row)")
+    write_samples(outputs, methods, shown=("my_method", "ours_abs(noise_link=row)", "gae"))
+    found = read_samples(outputs, "detection")
+    assert found.shown == ["gae", "ours_abs(noise_link=row)", "my_method"]
+    assert found.absent == ["odam", "ours_abs", "ours_pos", "ours_noised"]
+    drawn = texts(detections.draw_relevance(found.samples, found.shown))
+    assert {"GAE", "Ours (abs),\nnoise_link=row", "my_method"} <= drawn
+    assert "Rollout" not in drawn
+    vqa = read_samples(outputs, "vqa")
+    assert {"GAE", "my_method"} <= texts(questions.draw_methods(vqa.part("questions"), vqa.shown))
 
 
-def test_damaged_samples(outputs: Path) -> None:
-    write_samples(outputs)
-    (outputs / "samples" / "detr" / "1" / "relevance.safetensors").write_bytes(b"nothing")
-    with pytest.raises(DataError, match="cannot be read"):
-        detections.draw_relevance(read_samples(outputs, "detr").samples)
+def test_without_being_told_rows_are_the_papers_as_far_as_there(outputs: Path) -> None:
+    write_samples(outputs, ("gae", "ours_abs", "rollout"))
+    found = read_samples(outputs, "detection")
+    assert found.shown == ["gae", "ours_abs"]
+    figure = detections.draw_masks(found.samples, 1.0, found.shown)
+    assert len(figure.axes) == 4 * 3
+    plt.close(figure)
+    with pytest.raises(DataError, match=r"no sample has a method of the figure.*task=samples"):
+        detections.draw_relevance(found.samples, [])
+
+
+def test_relevance_that_is_not_finite_is_drawn_as_such() -> None:
+    samples = list(detection_samples().values())
+    samples[0].relevance["odam"][0, 0, 0] = np.nan
+    assert "not finite" in texts(detections.draw_relevance(samples))
+    masks = dict(samples[0].masks)
+    del masks["odam@1"]
+    hurt = StoredExplanation(samples[0].image, samples[0].info, samples[0].relevance, masks)
+    assert "not finite" in texts(detections.draw_masks([hurt], 1.0))
+
+
+def test_explanation_without_image_masks_or_levels() -> None:
+    rng = np.random.default_rng(0)
+    info = {
+        "kind": "detection",
+        "methods": ["gae", "ours_full"],
+        "detections": [{"label": label, "score": 0.97, "box": [0.1, 0.2, 0.5, 0.9]} for label in ("person", "zebra")],
+        "targets": ["logit(zebra)", "logit(zebra)"],
+    }
+    found_maps = {m: rng.random((2, 4, 6), dtype=np.float32) for m in ("gae", "ours_full")}
+    explanation = StoredExplanation(None, info, found_maps)
+    figure = draw_explanation(explanation)
+    assert len(figure.axes) == 4, "no column for an input that is unknown"
+    found = texts(figure)
+    assert {"GAE", "Ours (full)", "zebra 0.97"} <= found
+    assert {label.replace("\n", " ") for label in found} >= {"person 0.97, y = logit(zebra)"}
+
+
+def test_question_without_image_and_with_two_targets() -> None:
+    rng = np.random.default_rng(0)
+    relevance = {
+        f"{key}/{stream}": rng.random(n, dtype=np.float32)
+        for key in ("gae", "gae:difference", "rollout")
+        for stream, n in (("text", 3), ("image", 2))
+    }
+    info = {"kind": "vqa", "methods": ["rollout", "gae"], "tokens": ["[CLS]", "zebra", "[SEP]"]}
+    explanation = StoredExplanation(None, info | {"boxes": [[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]]}, relevance)
+    assert {"GAE", "Rollout", "GAE, difference", "zebra"} <= texts(draw_explanation(explanation))
+    painted = maps.paint_regions(explanation.regions, relevance["gae/image"], (320, 320))
+    assert np.count_nonzero(painted) == 2 * 160 * 160
+    with pytest.raises(DataError, match="holds no relevance of odam"):
+        draw_explanation(StoredExplanation(None, {**info, "methods": ["odam"]}, relevance))
+
+
+def test_a_question_of_which_little_is_known() -> None:
+    """No words, no boxes: patches on a grid are drawn as a map, tokens by their numbers."""
+    rng = np.random.default_rng(0)
+    info: dict[str, object] = {"kind": "vqa", "methods": ["gae"], "question": None, "answers": None, "tokens": None}
+    relevance = {"gae/text": rng.random(4, dtype=np.float32), "gae/image": rng.random((2, 3), dtype=np.float32)}
+    explanation = StoredExplanation(None, info | {"boxes": []}, relevance)
+    assert {"GAE", "1", "3"} <= texts(draw_explanation(explanation))
+    assert explanation.regions.shape == (6, 4)
+    assert explanation.regions[4].tolist() == [32, 32, 64, 64]
+    flat = StoredExplanation(None, info, relevance | {"gae/image": rng.random(6, dtype=np.float32)})
+    with pytest.raises(DataError, match="the explanation has no boxes of its regions"):
+        draw_explanation(flat)
     plt.close("all")
-    (outputs / "samples" / "detr" / "index.json").write_text("{")
-    with pytest.raises(DataError, match="damaged"):
-        read_samples(outputs, "detr")
+
+
+def test_every_method_has_a_look_of_its_own() -> None:
+    own = ["my_method", "ours_abs(noise_link=row)", "random(seed=1)", *(f"method{i}" for i in range(40))]
+    styles = style.method_styles([*METHODS, *own])
+    assert len({(s["color"], s["marker"]) for s in styles.values()}) == len(METHODS) + len(own)
+    assert styles["gae"] == {"color": "#E69F00", "marker": "s"}
+    assert [m for m, s in styles.items() if "linestyle" in s] == ["random", "random(seed=1)"]
+    assert style.method_styles(["my_method", "gae"])["my_method"] == style.method_styles(["my_method"])["my_method"]
+    assert not {s["color"] for m, s in styles.items() if m in own} & {r.colour for r in METHODS.values()}
 
 
 def test_files_are_equal_for_equal_content(tmp_path: Path) -> None:

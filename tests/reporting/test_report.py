@@ -1,19 +1,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
-from report_helpers import write_samples
-from safetensors.numpy import save_file
+from report_helpers import table_rows, write_run, write_samples
 from safetensors.torch import load_file
 
 from hetexp.errors import DataError
@@ -68,7 +67,7 @@ def test_missing_parts_are_named_with_their_commands(outputs: Path, tmp_path: Pa
 
 @pytest.mark.usefixtures("undrawn")
 def test_texts_of_the_data_cannot_become_markup(everything: Path) -> None:
-    folder = everything / "samples" / "lxmert" / "questions-0"
+    folder = everything / "samples" / "vqa" / "questions-0"
     info = json.loads((folder / "info.json").read_text())
     info["question"] = "</script><script>alert(1)</script>"
     (folder / "info.json").write_text(json.dumps(info))
@@ -77,11 +76,27 @@ def test_texts_of_the_data_cannot_become_markup(everything: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_images_without_relevance_of_a_method_are_refused(everything: Path) -> None:
-    path = everything / "samples" / "detr" / "1" / "relevance.safetensors"
-    save_file({"gae": np.zeros((2, 4, 5), np.float32)}, path)
-    with pytest.raises(DataError, match="has no odam"):
-        build(everything)
+def test_figures_say_which_of_the_papers_methods_they_lack(outputs: Path) -> None:
+    write_samples(outputs, ("gae", "ours_abs", "my_method(power=2)"), shown=("gae", "ours_abs", "my_method(power=2)"))
+    page = build(outputs)
+    assert page.count("Without ODAM, Ours (pos), Ours (noised), which these samples do not hold.") == 2 * 4  # and alt
+    found = re.search(r'id="gallery-data">(.*?)</script>', page)
+    assert found is not None
+    data = json.loads(found[1])
+    assert data["labels"]["detection"]["my_method(power=2)"] == "my_method(power=2)"
+    assert list(data["detection"][0]["maps"]) == ["gae", "ours_abs", "my_method(power=2)"]
+    methods = ["gae", "ours_abs", "ours_full", "homologous", "my_method(power=2)"]
+    assert list(data["labels"]["vqa"]) == [*methods, "ours_full:difference"], "further targets of signed methods only"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_further_methods_stand_in_the_tables(everything: Path) -> None:
+    rows = table_rows(1) + [r | {"method": "my_method", "value": 99.0} for r in table_rows(1) if r["method"] == "gae"]
+    late = write_run(everything / "runs" / "2026-01-02" / "09-00-00_table1", rows)
+    os.utime(late / "results.csv", ns=(2**62, 2**62))
+    page = build(everything)
+    assert '<th scope="col">my_method</th>' in page
+    assert '<td class="best">99.0</td>' in page
 
 
 DRIVER = """
@@ -169,8 +184,8 @@ def test_switches_work_in_a_browser(everything: Path, tmp_path: Path) -> None:
     assert seen["focusable"]
     assert not seen["overflow"], "a phone would scroll sideways"
     # the browser's masks are the evaluation's, to the pixel
-    with Image.open(everything / "samples" / "detr" / "1" / "image.png") as image:
+    with Image.open(everything / "samples" / "detection" / "1" / "image.png") as image:
         size = image.size[::-1]
-    relevance = load_file(everything / "samples" / "detr" / "1" / "relevance.safetensors")["odam"][1:]
+    relevance = load_file(everything / "samples" / "detection" / "1" / "relevance.safetensors")["odam"][1:]
     for scale, key in ((1.0, "mask"), (0.3, "low")):
         assert seen[key][1] == int(torch.count_nonzero(segment(relevance, scale, (96, 120), size)))

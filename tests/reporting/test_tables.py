@@ -7,13 +7,15 @@ import pandas as pd
 import pytest
 from report_helpers import perturbation_rows, table_rows, write_run
 
+from hetexp.attribution.registry import METHODS, MethodRecord
 from hetexp.errors import ConfigError, DataError
 from hetexp.reporting import perturbation
 from hetexp.reporting.claims import FAILS, HOLDS, UNKNOWN, pair_claims
+from hetexp.reporting.latex import escape
 from hetexp.reporting.names import PAPER_METHODS
 from hetexp.reporting.published import METRICS, TABLES
 from hetexp.reporting.runs import newest_run, read_run
-from hetexp.reporting.tables import claims_frame, compare, escape, summaries, wide, write_table
+from hetexp.reporting.tables import claims_frame, compare, summaries, to_latex, to_markdown, wide, write_table
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -68,6 +70,33 @@ def test_files(outputs: Path, tmp_path: Path) -> None:
     assert "†" not in tex
 
 
+def test_further_methods_are_further_columns(tmp_path: Path) -> None:
+    """Whatever a run measured is printed, without a published number where the paper has none."""
+    rows = table_rows(1)
+    for number, method in enumerate(("random", "my_method(power=2)", "ours_abs(noise_link=row)", "ours_full")):
+        rows += [r | {"method": method, "value": 40.0 + number} for r in table_rows(1) if r["method"] == "gae"]
+    table = compare(read_run(write_run(tmp_path / "run", rows)), 1)
+    frame = wide(table)
+    further = ["Ours (full)", "Ours (abs), noise_link=row", "my_method(power=2)", "Random (control)"]
+    assert list(frame.columns[10:]) == further
+    assert list(frame.loc["AP"].iloc[10:]) == ["43.0", "42.0", "41.0", "40.0"]
+    assert list(frame.iloc[:, :10]) == list(wide(compare(read_run(write_run(tmp_path / "five", table_rows(1))), 1)))
+    assert {c.better for c in table.claims} <= set(PAPER_METHODS)
+    assert all(name in to_markdown(table) for name in further)
+    tex = to_latex(table)
+    assert r"\begin{tabular}{l" + "r" * 14 + "}" in tex
+    assert r"Ours (abs), noise\_link=row" in tex
+
+
+def test_two_methods_of_one_label_keep_their_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "own", MethodRecord("own", "GAE", "somewhere:Own", "mine"))
+    rows = table_rows(1) + [r | {"method": "own", "value": 77.0} for r in table_rows(1) if r["method"] == "gae"]
+    table = compare(read_run(write_run(tmp_path / "run", rows)), 1)
+    assert list(wide(table).loc["AP", "GAE"]) == ["13.1", "77.0"]
+    assert to_markdown(table).count(" GAE |") == 2
+    assert "77.0" in to_latex(table)
+
+
 def test_the_papers_data_is_not_called_another(tmp_path: Path) -> None:
     rows = [{**r, "data": "coco_val2017"} for r in table_rows(2)]
     table = compare(read_run(write_run(tmp_path / "run", rows)), 2)
@@ -107,6 +136,7 @@ def test_incomplete_or_foreign_results(tmp_path: Path) -> None:
 
 def test_latex_escapes() -> None:
     assert escape("50 % of a_b & c ≥ d") == r"50 \% of a\_b \& c $\geq$ d"
+    assert escape("a\\b~c^2") == r"a\textbackslash{}b$\sim$c\^{}2"
 
 
 def test_auc_table_and_control(tmp_path: Path) -> None:
@@ -121,7 +151,7 @@ def test_auc_table_and_control(tmp_path: Path) -> None:
     assert not table.loc["ODAM", "Positive, image ↓"].endswith("×")
     lines = perturbation.control_sentences(run)
     assert lines[0].startswith("Negative, image: ODAM does not beat the random control; GAE is not clearly apart")
-    paths, text = perturbation.write_table(run, tmp_path / "tables")
+    paths, text = perturbation.write_table(run, tmp_path / "tables"), perturbation.to_markdown(run)
     assert [p.suffix for p in paths] == [".csv", ".md", ".tex"]
     assert "95.0 [94.0, 96.0] (300 questions)" in text
     assert "↑" not in paths[2].read_text()

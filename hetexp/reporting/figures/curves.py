@@ -11,20 +11,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hetexp.errors import DataError
-from hetexp.reporting.figures.style import METHOD_STYLE, PAGE, save, styled
-from hetexp.reporting.files import write
+from hetexp.files import atomic_write
+from hetexp.reporting.commands import EXPERIMENTS
+from hetexp.reporting.figures.style import PAGE, method_styles, save, styled
 from hetexp.reporting.names import PANEL_NAMES, in_order, method_name
 from hetexp.reporting.perturbation import LARGER_IS_BETTER, auc_rows
-from hetexp.reporting.runs import COMMANDS, Run
+from hetexp.reporting.runs import Run
 
 PREFIX = "accuracy@"
 
 
 def curve_frame(run: Run) -> pd.DataFrame:
-    """Accuracy per panel, method and removed fraction, tidy: what Figure 6 shows."""
+    """Accuracy per panel, method and removed fraction, tidy: what Figure 6 shows.
+
+    Raises:
+        DataError: if the run has none.
+    """
     frame = run.frame[run.frame["metric"].str.startswith(PREFIX)].copy()
     if frame.empty:
-        raise DataError(f"{run.folder / 'results.csv'} holds no perturbation curves: run `{COMMANDS['figure6']}`")
+        raise DataError(f"{run.folder / 'results.csv'} holds no perturbation curves: run `{EXPERIMENTS['figure6']}`")
     frame["removed"] = frame["metric"].str.removeprefix(PREFIX).astype(float)
     columns = ["panel", "method", "removed", "value", "ci_low", "ci_high", "n"]
     return frame[columns].rename(columns={"value": "accuracy"}).sort_values(["panel", "method", "removed"])
@@ -48,14 +53,13 @@ def draw_perturbation(run: Run) -> Figure:
 
 def _panel(ax: Axes, curves: pd.DataFrame, areas: pd.DataFrame) -> None:
     value = dict(zip(areas["method"], areas["value"], strict=True))
-    for method in in_order(set(curves["method"])):
+    for method, style in method_styles(curves["method"]).items():
         mine = curves[curves["method"] == method]
-        style = METHOD_STYLE.get(method, {})
         label = f"{method_name(method)}: {value[method]:.1f}"
-        ax.plot(mine["removed"], mine["accuracy"], label=label, **{"zorder": 3, **style})
+        ax.plot(mine["removed"], mine["accuracy"], label=label, zorder=3, **style)
         if mine["ci_low"].notna().all():
             ax.fill_between(
-                mine["removed"], mine["ci_low"], mine["ci_high"], color=style.get("color"), alpha=0.1, lw=0, zorder=1
+                mine["removed"], mine["ci_low"], mine["ci_high"], color=style["color"], alpha=0.1, lw=0, zorder=1
             )
     ax.set_xlim(0, 1)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
@@ -69,12 +73,20 @@ def _panel(ax: Axes, curves: pd.DataFrame, areas: pd.DataFrame) -> None:
 def write_perturbation(run: Run, folder: Path) -> list[Path]:
     """Write `figure6.png`, `.pdf` and `.csv`."""
     paths = save(draw_perturbation(run), folder / "figure6")
-    return [*paths, write(folder / "figure6.csv", curve_frame(run).to_csv(index=False, lineterminator="\n"))]
+    return [*paths, atomic_write(folder / "figure6.csv", curve_frame(run).to_csv(index=False, lineterminator="\n"))]
 
 
 def sweep_frame(run: Run, metric: str = "AP") -> pd.DataFrame:
-    """Scales as rows, methods as columns, percent."""
+    """Scales as rows, methods as columns, percent.
+
+    Raises:
+        DataError: if the run has none.
+    """
     frame = run.frame[(run.frame["metric"] == metric) & run.frame["threshold"].notna()]
+    if frame.empty:
+        raise DataError(
+            f"{run.folder / 'results.csv'} holds no {metric} at any threshold: run `{EXPERIMENTS['threshold_sweep']}`"
+        )
     table = frame.pivot_table(index="threshold", columns="method", values="value", aggfunc="last")
     return table[in_order(set(table.columns))]
 
@@ -100,8 +112,8 @@ def draw_sweep(run: Run) -> Figure:
     table = sweep_frame(run)
     with styled():
         figure, ax = plt.subplots(figsize=(PAGE * 0.72, 3.2), layout="constrained")
-        for method in table.columns:
-            ax.plot(table.index, table[method], label=method_name(method), **METHOD_STYLE.get(method, {}))
+        for method, style in method_styles(table.columns).items():
+            ax.plot(table.index, table[method], label=method_name(method), **style)
         rings = [(at, np.interp(at, table.index, table[behind])) for at, behind, _ in crossings(table)]
         if rings:
             (marks,) = ax.plot(*zip(*rings, strict=True), "o", label="two methods change places", markersize=7)
@@ -117,4 +129,4 @@ def draw_sweep(run: Run) -> Figure:
 def write_sweep(run: Run, folder: Path) -> list[Path]:
     """Write `threshold_sweep.png`, `.pdf` and `.csv`."""
     paths = save(draw_sweep(run), folder / "threshold_sweep")
-    return [*paths, write(folder / "threshold_sweep.csv", sweep_frame(run).to_csv(lineterminator="\n"))]
+    return [*paths, atomic_write(folder / "threshold_sweep.csv", sweep_frame(run).to_csv(lineterminator="\n"))]

@@ -1,4 +1,4 @@
-"""Figures 2, 3 and 4: relevance of DETR's detections, and the masks made of it."""
+"""Figures 2, 3 and 4: relevance of detections, and the masks made of it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hetexp.errors import DataError
-from hetexp.reporting.figures.maps import colour_bar, show_input, show_map, show_mask
+from hetexp.reporting.commands import SAMPLES
+from hetexp.reporting.figures.maps import broken, colour_bar, diverges, show_input, show_map, show_mask, show_nothing
 from hetexp.reporting.figures.style import PAGE, styled
 from hetexp.reporting.names import PAPER_METHODS, method_name
-from hetexp.reporting.samples import Sample
+from hetexp.reporting.samples import StoredExplanation
 
 COLUMNS = 6  # as many detections as the paper shows
 
@@ -24,16 +25,17 @@ COLUMNS = 6  # as many detections as the paper shows
 class Column:
     """One detection of one sample."""
 
-    sample: Sample
+    sample: StoredExplanation
     row: int
 
     @property
     def detection(self) -> dict[str, Any]:
         """Its class, probability and box."""
-        return self.sample.info["detections"][self.row]
+        found: dict[str, Any] = self.sample.info["detections"][self.row]
+        return found
 
 
-def pick_columns(samples: Sequence[Sample], most: int = COLUMNS) -> list[Column]:
+def pick_columns(samples: Sequence[StoredExplanation], most: int = COLUMNS) -> list[Column]:
     """Detections for a figure: one of every sample in turn, so that all images are seen, in the samples' order."""
     taken: list[Column] = []
     depth = max((len(s.info["detections"]) for s in samples), default=0)
@@ -43,23 +45,35 @@ def pick_columns(samples: Sequence[Sample], most: int = COLUMNS) -> list[Column]
     return sorted(taken, key=lambda c: (samples.index(c.sample), c.row))
 
 
-Cell = Callable[[Axes, Column, str], None]
+@dataclass(frozen=True)
+class Row:
+    """One method's row."""
+
+    method: str
+    signed: bool
 
 
-def grid(columns: Sequence[Column], methods: Sequence[str], cell: Cell, bar: str | None) -> Figure:
+Cell = Callable[[Axes, Column, Row], None]
+
+
+def grid(columns: Sequence[Column], rows: Sequence[Row], cell: Cell, bar: str | None) -> Figure:
     """Input above, a row per method, a column per detection.
 
     Args:
         bar: label of the colour bar beside each method's row; None for masks, which have none.
+
+    Raises:
+        DataError: without a detection or a method.
     """
-    if not columns:
-        raise DataError("no sample has a detection: make the samples again with `python run.py task=samples`")
-    shapes = [c.sample.image.shape for c in columns]
+    if not columns or not rows:
+        what = "detection" if not columns else "method of the figure"
+        raise DataError(f"no sample has a {what}: make the samples again with `{SAMPLES['detection']}`")
+    shapes = [c.sample.ground.shape for c in columns]
     tallest = max(s[0] / s[1] for s in shapes)
     left, right, top, gap = 0.22, 0.42 if bar else 0.02, 0.16, 0.03
     width = min((PAGE - left - right) / len(columns), 1.6)
     height = width * min(tallest, 1.35)
-    total_width, total_height = left + right + width * len(columns), top + (len(methods) + 1) * height
+    total_width, total_height = left + right + width * len(columns), top + (len(rows) + 1) * height
     with styled():
         figure = plt.figure(figsize=(total_width, total_height))
 
@@ -71,12 +85,12 @@ def grid(columns: Sequence[Column], methods: Sequence[str], cell: Cell, bar: str
 
         for j, column in enumerate(columns):
             ax = place(0, j)
-            show_input(ax, column.sample.image, column.detection["box"])
+            show_input(ax, column.sample.ground, column.sample.pixels(column.detection["box"]))
             label = f"{column.detection['label']} {column.detection['score']:.2f}"
             ax.set_title(label, fontsize=7, pad=2.5)
-            for i, method in enumerate(methods):
-                cell(place(i + 1, j), column, method)
-        for i, name in enumerate(["Input", *map(method_name, methods)]):
+            for i, row in enumerate(rows):
+                cell(place(i + 1, j), column, row)
+        for i, name in enumerate(["Input", *(broken(method_name(r.method), height) for r in rows)]):
             y = total_height - top - (i + 0.5) * height
             figure.text(
                 0.5 * left / total_width, y / total_height, name, rotation=90, ha="center", va="center", fontsize=7
@@ -84,40 +98,32 @@ def grid(columns: Sequence[Column], methods: Sequence[str], cell: Cell, bar: str
             if bar and i:
                 x = left + width * len(columns) + 0.05
                 rect = (x / total_width, (y - 0.36 * height) / total_height, 0.06 / total_width)
-                colour_bar(
-                    figure, (*rect, 0.72 * height / total_height), signed=methods[i - 1] == "ours_full", label=bar
-                )
+                colour_bar(figure, (*rect, 0.72 * height / total_height), signed=rows[i - 1].signed, label=bar)
     return figure
 
 
-def _relevance(ax: Axes, column: Column, method: str) -> None:
-    show_map(ax, column.sample.image, column.sample.need(method)[column.row])
+def _row(columns: Sequence[Column], method: str) -> Row:
+    return Row(method, diverges(method, (c.sample.need(method)[c.row] for c in columns)))
 
 
-def draw_relevance(samples: Sequence[Sample], methods: Sequence[str] = PAPER_METHODS) -> Figure:
+def draw_relevance(samples: Sequence[StoredExplanation], methods: Sequence[str] = PAPER_METHODS) -> Figure:
     """Figure 2. Every map runs from its own minimum (dark) to its own maximum (bright), as it is binarised."""
-    return grid(pick_columns(samples), methods, _relevance, bar="relevance, per map")
+
+    def cell(ax: Axes, column: Column, row: Row) -> None:
+        show_map(ax, column.sample.ground, column.sample.need(row.method)[column.row], row.signed)
+
+    columns = pick_columns(samples)
+    return grid(columns, [_row(columns, m) for m in methods], cell, bar="relevance, per map")
 
 
-def draw_masks(samples: Sequence[Sample], scale: float, methods: Sequence[str] = PAPER_METHODS) -> Figure:
+def draw_masks(samples: Sequence[StoredExplanation], scale: float, methods: Sequence[str] = PAPER_METHODS) -> Figure:
     """Figures 3 (scale 1.0) and 4 (scale 0.3): the masks the evaluation sees."""
 
-    def cell(ax: Axes, column: Column, method: str) -> None:
-        show_mask(ax, column.sample.image, mask_of(column.sample, method, scale)[column.row])
+    def cell(ax: Axes, column: Column, row: Row) -> None:
+        sample = column.sample
+        if np.isfinite(sample.need(row.method)).all():
+            show_mask(ax, sample.ground, sample.mask(row.method, scale)[column.row])
+        else:  # such relevance has no threshold, and so no mask
+            show_nothing(ax, sample.ground)
 
-    return grid(pick_columns(samples), methods, cell, bar=None)
-
-
-def mask_of(sample: Sample, method: str, scale: float) -> np.ndarray:
-    """Masks bool [k, H, W] of a sample.
-
-    Raises:
-        DataError: if the sample was made without them.
-    """
-    key = f"{method}@{scale:g}"
-    if key not in sample.masks:
-        raise DataError(
-            f"sample {sample.folder} has no mask {key}: make the samples again, "
-            f"`python run.py task=samples model=detr threshold.scale={scale:g}`"
-        )
-    return sample.masks[key]
+    return grid(pick_columns(samples), [Row(m, signed=False) for m in methods], cell, bar=None)

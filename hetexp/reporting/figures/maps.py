@@ -1,8 +1,8 @@
-"""Relevance over images: grids of DETR maps and masks, LXMERT's regions and words."""
+"""Relevance over images: maps on a grid and their masks, regions, and words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -15,6 +15,7 @@ from matplotlib.textpath import TextPath
 from PIL import Image
 
 from hetexp.reporting.figures.style import DIVERGING, SEQUENTIAL, grey, overlay, signed_overlay
+from hetexp.reporting.names import is_signed
 
 MASK_COLOUR = np.array([0.0, 0.62, 0.45])
 BOX_COLOUR = "#00C8FF"
@@ -34,7 +35,7 @@ def bare(ax: Axes) -> None:
         spine.set_visible(False)
 
 
-def show_input(ax: Axes, image: np.ndarray, box: Sequence[float] | None = None) -> None:
+def show_input(ax: Axes, image: np.ndarray, box: Sequence[float] | np.ndarray | None = None) -> None:
     """The image itself, with a box if given (x1, y1, x2, y2 in pixels)."""
     ax.imshow(image, interpolation="bilinear")
     if box is not None:
@@ -44,13 +45,28 @@ def show_input(ax: Axes, image: np.ndarray, box: Sequence[float] | None = None) 
     bare(ax)
 
 
-def show_map(ax: Axes, image: np.ndarray, relevance: np.ndarray) -> None:
+def show_map(ax: Axes, image: np.ndarray, relevance: np.ndarray, signed: bool) -> None:
     """A map [h, w] over the image: unsigned ones from their minimum to their maximum, signed ones about 0."""
+    if not np.isfinite(relevance).all():
+        show_nothing(ax, image)
+        return
     large = enlarge(relevance, image.shape[:2])
-    if relevance.min() < 0:
+    if signed:
         ax.imshow(signed_overlay(image, large, float(np.abs(relevance).max())), interpolation="bilinear")
     else:
         ax.imshow(overlay(image, large, float(relevance.min()), float(relevance.max())), interpolation="bilinear")
+    bare(ax)
+
+
+def diverges(method: str, maps: Iterable[np.ndarray]) -> bool:
+    """Whether a method's row is drawn in diverging colours: its record says that it is signed, or its maps are."""
+    return is_signed(method) or any(bool((m < 0).any()) for m in maps)
+
+
+def show_nothing(ax: Axes, image: np.ndarray) -> None:
+    """The faint image alone, where relevance overflowed or is not a number."""
+    ax.imshow(0.45 + 0.55 * grey(image), interpolation="bilinear")
+    ax.text(0.5, 0.5, "not finite", transform=ax.transAxes, ha="center", va="center", fontsize=6)
     bare(ax)
 
 
@@ -108,6 +124,12 @@ def readable(colour: tuple[float, float, float]) -> str:
     """Black or white, whichever is legible on the colour."""
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour)
     return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else "white"
+
+
+def broken(label: str, inches: float, size: float = 7) -> str:
+    """A method's label in two lines where one is longer than `inches`; only variants are that long."""
+    width = float(TextPath((0, 0), label, size=size).get_extents().width) if label else 0.0
+    return label.replace(", ", ",\n", 1) if width > 72 * inches else label
 
 
 def token_rows(tokens: Sequence[str], width: float, size: float) -> list[list[tuple[int, float, float]]]:

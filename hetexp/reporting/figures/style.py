@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from hetexp.reporting.files import write
+from hetexp.attribution.registry import METHODS, MethodRecord
+from hetexp.files import atomic_write
+from hetexp.reporting.names import in_order, record_of
 
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # it reports every font it subsets into a PDF
 
@@ -26,19 +29,9 @@ PAGE = 7.0  # width of a page in inches
 SEQUENTIAL = "inferno"  # unsigned relevance: perceptually uniform, dark = none
 DIVERGING = "RdBu_r"  # signed relevance: red raises y, blue lowers it, white = 0
 
-# Okabe-Ito colours, told apart with any colour vision; the marker repeats the distinction without colour.
-METHOD_STYLE: dict[str, dict[str, Any]] = {
-    "gae": {"color": "#E69F00", "marker": "s"},
-    "odam": {"color": "#56B4E9", "marker": "^"},
-    "ours_abs": {"color": "#009E73", "marker": "o"},
-    "ours_pos": {"color": "#0072B2", "marker": "D"},
-    "ours_noised": {"color": "#D55E00", "marker": "v"},
-    "ours_full": {"color": "#CC79A7", "marker": "P"},
-    "raw_attention": {"color": "#8C6D31", "marker": "x"},
-    "rollout": {"color": "#6F6F6F", "marker": "+"},
-    "grad_cam": {"color": "#9467BD", "marker": "*"},
-    "random": {"color": "#000000", "marker": "", "linestyle": (0, (3, 2))},
-}
+# For methods without a look of their own: colours of Tol's muted set, which no record uses, and markers likewise.
+SPARE_COLOURS = ("#332288", "#117733", "#999933", "#882255", "#AA4499", "#44AA99", "#CC6677")
+SPARE_MARKERS = ("<", ">", "p", "h", "d", "X", "8")
 
 RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib
@@ -71,6 +64,32 @@ def styled() -> Iterator[None]:
         yield
 
 
+def method_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of each method's curve, as keywords of `Axes.plot`; no two are alike, controls are dashed.
+
+    Records give their own. Variants, methods that are not registered here and records that leave both at their
+    defaults get spare ones, chosen by their names: a method looks the same in every figure, unless two of one figure
+    want the same look.
+    """
+    count = len(SPARE_COLOURS)
+    taken: set[int] = set()
+    styles: dict[str, dict[str, Any]] = {}
+    for method in in_order(methods):
+        record = METHODS.get(method)
+        if record is not None and (record.colour, record.marker) != (MethodRecord.colour, MethodRecord.marker):
+            look = {"color": record.colour, "marker": record.marker}
+        else:
+            wanted = int.from_bytes(hashlib.sha256(method.encode()).digest()[:4]) % count**2
+            free = (n % count**2 for n in range(wanted, wanted + count**2))
+            spare = next((n for n in free if n not in taken), wanted)
+            taken.add(spare)
+            colour, turn = spare % count, spare // count
+            look = {"color": SPARE_COLOURS[colour], "marker": SPARE_MARKERS[(colour + turn) % count]}
+        family = record_of(method)
+        styles[method] = look | ({"linestyle": (0, (3, 2))} if family is not None and family.control else {})
+    return styles
+
+
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write a figure as `<stem>.png` and `<stem>.pdf`, equal bytes for equal content, and close it."""
     paths = []
@@ -78,7 +97,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
         buffer = io.BytesIO()
         with styled():
             figure.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=0.02, metadata=metadata)
-        paths.append(write(stem.with_name(f"{stem.name}.{kind}"), buffer.getvalue()))
+        paths.append(atomic_write(stem.with_name(f"{stem.name}.{kind}"), buffer.getvalue()))
     plt.close(figure)
     return paths
 

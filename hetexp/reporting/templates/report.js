@@ -69,7 +69,7 @@
     const [sample, found, method, scale] = ["sample", "detection", "method", "scale"].map(control);
     const status = detections.querySelector("[role=status]");
     const draw = async () => {
-      const item = data.detr[Number(sample.value)];
+      const item = data.detection[Number(sample.value)];
       const k = Number(found.value);
       const map = item.maps[method.value];
       const mode = detections.querySelector("[name=mode]:checked").value;
@@ -81,7 +81,7 @@
       const level = bytes(map.levels[k]);
       const canvas = detections.querySelector("canvas.relevance");
       showInput(detections.querySelector("canvas.input"), image, item.detections[k].box);
-      let text = `${data.methods[method.value]}, ${item.detections[k].label} ${item.detections[k].score.toFixed(2)}`;
+      let text = `${data.labels.detection[method.value]}, ${item.detections[k].label} ${item.detections[k].score.toFixed(2)}`;
       if (mode === "heat") {
         const across = Array.from({ length: width }, (_, x) => between(x, columns, width));
         put(canvas, width, height, (x, y) => {
@@ -116,12 +116,12 @@
       detections.dataset.shown = [sample.value, found.value, method.value, mode, scale.value].join("/");
     };
     const choose = () => {
-      const item = data.detr[Number(sample.value)];
+      const item = data.detection[Number(sample.value)];
       fill(found, item.detections.map((d, i) => [String(i), `${d.label} (${d.score.toFixed(2)})`]));
-      fill(method, Object.keys(item.maps).map((m) => [m, data.methods[m]]));
+      fill(method, Object.keys(item.maps).map((m) => [m, data.labels.detection[m]]));
       return draw();
     };
-    fill(sample, data.detr.map((item, i) => [String(i), item.title]));
+    fill(sample, data.detection.map((item, i) => [String(i), item.title]));
     sample.addEventListener("change", choose);
     for (const element of detections.querySelectorAll("[name=detection], [name=method], [name=mode]")) element.addEventListener("change", draw);
     scale.addEventListener("input", draw);
@@ -133,7 +133,7 @@
     const [sample, method] = ["sample", "method"].map((name) => questions.querySelector(`[name="${name}"]`));
     const status = questions.querySelector("[role=status]");
     const draw = async () => {
-      const item = data.lxmert[Number(sample.value)];
+      const item = data.vqa[Number(sample.value)];
       const map = item.maps[method.value];
       const image = await pixels(item.image);
       const { width, height } = image;
@@ -174,15 +174,15 @@
         span.title = map.text[i + 1].toPrecision(3);
         return span;
       }));
-      status.textContent = `${data.methods[method.value] || method.value}: “${item.question}” → ${item.answers}`;
+      status.textContent = `${data.labels.vqa[method.value]}: “${item.question}” → ${item.answers}`;
       canvas.setAttribute("aria-label", status.textContent);
       questions.dataset.shown = [sample.value, method.value].join("/");
     };
     const choose = () => {
-      fill(method, Object.keys(data.lxmert[Number(sample.value)].maps).map((m) => [m, data.methods[m] || m]));
+      fill(method, Object.keys(data.vqa[Number(sample.value)].maps).map((m) => [m, data.labels.vqa[m]]));
       return draw();
     };
-    fill(sample, data.lxmert.map((item, i) => [String(i), item.title]));
+    fill(sample, data.vqa.map((item, i) => [String(i), item.title]));
     sample.addEventListener("change", choose);
     method.addEventListener("change", draw);
     choose();

@@ -1,0 +1,77 @@
+"""From a model to relevance: traces that hold what methods read, and several methods applied to one trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from hetexp.attribution.corrections import CorrectedMaps
+from hetexp.attribution.method import Method
+from hetexp.attribution.registry import get_method
+from hetexp.models.protocols import Adapter
+from hetexp.models.trace import AttentionTrace, Target
+
+BYTE_BUDGET = 128 * 2**20  # of corrected maps held at a time
+
+
+def build_methods(names: Iterable[str]) -> dict[str, Method]:
+    """name -> method with the parameters of its record.
+
+    Raises:
+        ConfigError: for an unknown name; the message lists the known ones.
+    """
+    return {name: get_method(name).build() for name in names}
+
+
+def observe(
+    adapter: Adapter,
+    inputs: Mapping[str, Tensor],
+    targets: Sequence[Sequence[Target]],
+    methods: Mapping[str, Method],
+) -> list[AttentionTrace]:
+    """Traces of a batch that hold what these methods read, and nothing that costs more."""
+    features = dict.fromkeys(name for method in methods.values() for name in method.features)
+    return adapter.trace(inputs, targets, features=list(features))
+
+
+def attribute(
+    trace: AttentionTrace, methods: Mapping[str, Method], byte_budget: int = BYTE_BUDGET
+) -> dict[str, dict[str, Tensor]]:
+    """Relevance of every method for all targets of a trace.
+
+    Targets run in groups small enough that the corrected maps of a group stay under `byte_budget`, so memory does
+    not grow with their number; within a group all methods share the maps. Where the explained token belongs to a
+    source, its own entry is 0 for every method: it says nothing about the other tokens.
+
+    Returns:
+        method -> source -> relevance in the source's own shape, [k, h, w] or [k, N].
+    """
+    corrections = sorted({c for m in methods.values() for c in m.corrections})
+    step = _targets_at_once(trace, len(corrections), byte_budget)
+    parts: dict[str, list[dict[str, Tensor]]] = {name: [] for name in methods}
+    for start in range(0, max(trace.n_targets, 1), step):
+        piece = trace.slice(start, start + step)
+        maps = CorrectedMaps(corrections)
+        for name, method in methods.items():
+            parts[name].append(_without_itself(piece, method(piece, maps)))
+    return {
+        name: {s: trace.layouts[s].restore(torch.cat([p[s] for p in pieces])) for s in trace.sources}
+        for name, pieces in parts.items()
+    }
+
+
+def _without_itself(trace: AttentionTrace, relevance: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Relevance per source [k, N] with the explained token's own entry set to 0."""
+    if trace.readout not in relevance:
+        return relevance
+    row = relevance[trace.readout]
+    k = torch.arange(trace.n_targets, device=row.device)
+    return relevance | {trace.readout: row.index_put((k, trace.tokens), row.new_zeros(()))}
+
+
+def _targets_at_once(trace: AttentionTrace, corrections: int, byte_budget: int) -> int:
+    entries = sum(trace.sizes[s.query] * trace.sizes[s.key] for s in trace.steps())
+    itemsize = next(trace.steps()).values.dtype.itemsize
+    return max(1, byte_budget // max(1, entries * itemsize * corrections))

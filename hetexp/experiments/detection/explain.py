@@ -1,0 +1,146 @@
+"""Explanations of single images: the samples behind figures and gallery, and an image of one's own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from hetexp.api import corners, explain
+from hetexp.attribution.attribute import build_methods
+from hetexp.attribution.method import Method
+from hetexp.data.coco import SceneItem
+from hetexp.data.registry import DetectionData
+from hetexp.errors import ConfigError, DataError, InputError
+from hetexp.experiments.engine.samples import DEFAULT_ITEMS, chosen_items, shown_methods
+from hetexp.experiments.engine.session import Session
+from hetexp.explanation import Explanation, Row
+from hetexp.models.protocols import Detector
+from hetexp.models.trace import Target
+from hetexp.targets import PAIRS, BoxSide, Logit, RunnerUp, index_of
+
+log = logging.getLogger("hetexp")
+
+CERTAIN = 0.9  # detections shown in Figures 2-4 are at least this probable, as in GAE's publication
+MOST_SAMPLED = 4  # detections of one sample image, at most
+MOST_EXPLAINED = 8  # detections of an image of one's own, at most
+GALLERY = ("raw_attention", "rollout", "grad_cam")  # beside the figures' methods
+
+
+def detections(adapter: Detector, image: Image.Image) -> list[Row]:
+    """Every query's best class, by falling probability."""
+    (found,) = adapter.detect(adapter.prepare([image]))
+    return [
+        Row("", adapter.labels[int(found.labels[q])], float(found.scores[q]), q, corners(found.boxes[q]))
+        for q in found.scores.argsort(descending=True).tolist()
+    ]
+
+
+def samples(session: Session) -> dict[str, Explanation]:
+    """The chosen images with every certain detection explained."""
+    data: DetectionData = session.data
+    by_id = {item.image_id: item for item in data.items}
+    chosen = chosen_items(session.cfg.data.name).get("detection")
+    missing = [i for i in chosen or [] if i not in by_id]
+    if missing:
+        raise DataError(f"sample images {missing} are not among the data's {len(by_id)}: check data.root and limit")
+    methods = shown_methods(session)
+    if session.cfg.methods is None:
+        methods |= build_methods(GALLERY)
+    out: dict[str, Explanation] = {}
+    for item in [by_id[i] for i in chosen] if chosen else data.items:
+        if not chosen and len(out) >= (session.cfg.limit or DEFAULT_ITEMS):
+            break
+        explained = _sample(session, data, item, methods, fallback=chosen is not None)
+        if explained is not None:
+            out[str(item.image_id)] = explained
+    return out
+
+
+def _sample(
+    session: Session, data: DetectionData, item: SceneItem, methods: Mapping[str, Method], fallback: bool
+) -> Explanation | None:
+    adapter: Detector = session.adapter
+    image = data.load(item)
+    kept = [f for f in detections(adapter, image) if f.score > adapter.score_threshold]
+    certain = [f for f in kept if f.score > CERTAIN] or (kept[:1] if fallback else kept[:MOST_SAMPLED])
+    if not certain:
+        log.warning("image %s has no detection with p > %g: no sample of it", item.image_id, adapter.score_threshold)
+        return None
+    shown = sorted(certain[:MOST_SAMPLED], key=_left_to_right)
+    explained = explain(adapter, adapter.prepare([image]), methods, [Logit(query=f.query) for f in shown], image=image)
+    explained.details["item"] = item.image_id
+    return explained
+
+
+def _left_to_right(found: Row) -> float:
+    assert found.box is not None
+    return found.box[0] + found.box[2]
+
+
+def explain_image(session: Session, image: Image.Image) -> Explanation:
+    """The detections asked for by `query=`, explained for the target that `target=` and `answers=` make.
+
+    Raises:
+        ConfigError: for a class that does not exist.
+        InputError: if nothing was detected that is asked for.
+    """
+    cfg = session.cfg
+    adapter: Detector = session.adapter
+    found = _asked(detections(adapter, image), adapter, cfg.query)
+    if len(found) > MOST_EXPLAINED:
+        log.warning(
+            "%d detections: the %d most probable are explained (query= names one class)", len(found), MOST_EXPLAINED
+        )
+        found = found[:MOST_EXPLAINED]
+    targets = [_target(session, f.query) for f in found]
+    return explain(adapter, adapter.prepare([image]), shown_methods(session), targets, image=image)
+
+
+def _asked(everything: Sequence[Row], adapter: Detector, query: Any) -> list[Row]:
+    """The detections meant: all kept ones, those of a class, or one object query whatever its probability."""
+    if any(not torch.isfinite(torch.tensor(f.score)) for f in everything):
+        raise InputError("the model's class scores are not finite: its weights are damaged, or its input is")
+    threshold = adapter.score_threshold
+    kept = [f for f in everything if f.score > threshold]
+    seen = ", ".join(f"{f.label} {f.score:.2f}" for f in kept[:6])
+    if query is None:
+        if not kept:
+            best = everything[0]
+            raise InputError(
+                f"nothing was detected with p > {threshold:g}; the most probable query is {best.label} with "
+                f"{best.score:.2f}: lower model.score_threshold, or take another image"
+            )
+        return kept
+    if isinstance(query, int) or str(query).isdigit():
+        one = [f for f in everything if f.query == int(query)]
+        if not one:
+            raise InputError(f"query={query} does not exist: this model has queries 0 to {len(everything) - 1}")
+        return one
+    index_of(str(query), adapter.labels.values())
+    of_class = [f for f in kept if f.label == query]
+    if not of_class:
+        nearest = [f" (its most probable query has {f.score:.2f})" for f in everything if f.label == query][:1]
+        raise InputError(
+            f"no {query} was detected with p > {threshold:g}{''.join(nearest)}; detected: {seen or 'nothing'}. Lower "
+            "model.score_threshold, or ask for another class"
+        )
+    return of_class
+
+
+def _target(session: Session, query: int | None) -> Target:
+    cfg, labels = session.cfg, session.adapter.labels
+    kind, given = cfg.target.name, cfg.answers
+    if kind == "box":
+        return BoxSide(session.target.side, query)
+    if given is None:
+        return Logit(query=query) if kind == "logit" else RunnerUp(kind, query)
+    if len(given) != (1 if kind == "logit" else 2):
+        wanted = "one class, e.g. answers=[zebra]" if kind == "logit" else "two, e.g. answers=[zebra,horse]"
+        raise ConfigError(f"answers={list(given)} with target={kind} must name {wanted}")
+    keys = list(labels)
+    found = [keys[index_of(str(name), labels.values())] for name in given]
+    return Logit(found[0], query) if kind == "logit" else PAIRS[kind](*found, query)

@@ -1,0 +1,121 @@
+"""Result tables: one tidy schema for every experiment."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from hetexp.experiments.engine.methods import MethodSpec
+from hetexp.experiments.engine.session import Session
+from hetexp.files import atomic_write
+
+RESULTS = "results.csv"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number of a run; what it belongs to besides is the run's.
+
+    Attributes:
+        spec: the method; None for the model's own.
+        panel: which part of the experiment.
+        metric: what was measured.
+        value: None where the data has no such thing.
+        n: items behind it.
+        threshold: multiple of Otsu's threshold, where there is one.
+        ci_low: lower end of its interval.
+        ci_high: upper end of its interval.
+    """
+
+    spec: MethodSpec | None
+    panel: str
+    metric: str
+    value: float | None
+    n: int
+    threshold: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+
+COLUMNS = [
+    "experiment",
+    "model",
+    "checkpoint",
+    "data",
+    "method",
+    "correction",
+    "noise_link",
+    "threshold",
+    "panel",
+    "metric",
+    "value",
+    "n",
+    "ci_low",
+    "ci_high",
+]
+
+
+def tidy(session: Session, results: Iterable[Result]) -> pd.DataFrame:
+    """A run's results as the table that `results.csv` holds."""
+    of_run = {
+        "experiment": session.cfg.experiment or "",
+        "model": session.adapter.name,
+        "checkpoint": session.checkpoint,
+        "data": session.cfg.data.name,
+    }
+    return results_frame(
+        {
+            **of_run,
+            "method": r.spec.name if r.spec else "",
+            "correction": r.spec.parameter("correction") if r.spec else "",
+            "noise_link": r.spec.parameter("noise_link") if r.spec else "",
+            **{key: value for key, value in vars(r).items() if key != "spec"},
+        }
+        for r in results
+    )
+
+
+def results_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as a tidy table with every column in its place; absent values stay empty."""
+    frame = pd.DataFrame(list(rows))
+    for column in COLUMNS:
+        if column not in frame:
+            frame[column] = None
+    return frame[COLUMNS]
+
+
+def write_results(folder: Path, frame: pd.DataFrame) -> None:
+    """Write `results.csv` and `results.md` whole or not at all; values keep full precision in the CSV."""
+    atomic_write(folder / RESULTS, frame.to_csv(index=False, lineterminator="\n"))
+    shown = frame.drop(columns=[c for c in frame if frame[c].isna().all() or (frame[c] == "").all()])
+    atomic_write(folder / "results.md", shown.to_markdown(index=False, floatfmt=".4f", missingval="") + "\n")
+
+
+def write_run(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write `run.json`: times, versions, machine facts and counts of skips, which are no results."""
+    atomic_write(folder / "run.json", json.dumps(facts, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def show(frame: pd.DataFrame) -> None:
+    """Print the main numbers, a method per row; curves and question types are in results.csv alone."""
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    main = frame[~frame["metric"].str.startswith("accuracy@") & ~frame["panel"].str.contains("/")]
+    for threshold, part in main.groupby("threshold", dropna=False, sort=False):
+        columns = list(dict.fromkeys(zip(part["panel"], part["metric"], strict=True)))
+        values = {(r.method, r.panel, r.metric): r.value for r in part.itertuples()}
+        table = Table(title=None if pd.isna(threshold) else f"threshold scale {threshold:g}")
+        table.add_column("method", no_wrap=True)
+        for panel, metric in columns:
+            table.add_column(f"{panel.replace('_', ' ')}\n{metric}".strip(), justify="right")
+        for method in dict.fromkeys(part["method"]):
+            cells = [values.get((method, *column)) for column in columns]
+            table.add_row(method or "model", *("" if pd.isna(v) else f"{v:.1f}" for v in cells))
+        console.print(table)

@@ -1,0 +1,73 @@
+"""What explaining single items shares: which items and methods are shown, and the folder that holds them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from PIL import Image
+from safetensors import SafetensorError
+
+from hetexp.attribution.method import Method
+from hetexp.attribution.registry import get_method
+from hetexp.errors import ConfigError, DataError
+from hetexp.experiments.engine.session import Session
+from hetexp.explanation import Explanation
+from hetexp.files import atomic_folder
+
+PAPER_METHODS = ("gae", "odam", "ours_abs", "ours_pos", "ours_noised")
+DEFAULT_ITEMS = 6
+ITEMS_FILE = Path(__file__).with_name("sample_items.yaml")
+
+
+def chosen_items(data: str) -> dict[str, Any]:
+    """The chosen items of a data set; empty if none were chosen."""
+    chosen = OmegaConf.to_container(OmegaConf.load(ITEMS_FILE))
+    assert isinstance(chosen, dict)
+    return dict(chosen.get(data, {}))
+
+
+def shown_methods(session: Session) -> dict[str, Method]:
+    """The methods that figures show: those the configuration lists, else the paper's five and that of `method=`."""
+    if session.cfg.methods is not None:
+        return {s.name: s.method for s in session.methods}
+    paper = {name: get_method(name).build() for name in PAPER_METHODS}
+    return paper | ({} if session.cfg.task.name == "samples" else {s.name: s.method for s in session.methods})
+
+
+def open_image(path: Path) -> Image.Image:
+    """An image file as RGB.
+
+    Raises:
+        ConfigError: if there is no such file.
+        DataError: if it is no image.
+    """
+    if not path.is_file():
+        raise ConfigError(f"image {str(path)!r} does not exist: give the path of an image file, e.g. image=photo.jpg")
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as an image ({error}): give a JPEG or PNG file") from error
+
+
+def write_explanations(
+    folder: Path, explanations: Mapping[str, Explanation], about: Mapping[str, Any], scales: list[float], upsample: str
+) -> None:
+    """Write explanations by name as one folder, whole or not at all; what lay there before is replaced.
+
+    Raises:
+        DataError: if the disk refuses; what lay there before is intact.
+    """
+    try:
+        with atomic_folder(folder, replace=True) as temporary:
+            for name, explanation in explanations.items():
+                (temporary / name).mkdir()
+                explanation.write(temporary / name, scales, upsample)
+            index = {**about, "items": list(explanations)}
+            (temporary / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"cannot write {folder} ({error}): free some space or choose another paths.outputs") from error

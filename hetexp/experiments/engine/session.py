@@ -1,0 +1,173 @@
+"""What every part of a run shares: configuration, model, methods, folder, and facts gathered on the way."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import platform
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from PIL.Image import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from hetexp import config
+from hetexp.data.registry import get_dataset
+from hetexp.errors import ConfigError
+from hetexp.experiments.engine.fingerprint import attribution_fingerprint, checkpoint_digest, versions
+from hetexp.experiments.engine.methods import MethodSpec, resolve_methods
+from hetexp.experiments.engine.store import Store
+from hetexp.files import atomic_write, content_hash
+from hetexp.models.registry import ARCHITECTURES, load_model
+from hetexp.targets import automatic
+
+log = logging.getLogger("hetexp")
+
+
+@dataclass
+class Session:
+    """One run."""
+
+    cfg: DictConfig
+    folder: Path
+    methods: list[MethodSpec]
+    facts: dict[str, Any] = field(default_factory=dict)
+    chunk_names: list[str] = field(default_factory=list)  # of the whole run, in item order
+    pictures: Callable[[int], Iterable[tuple[str, Image]]] | None = None  # captions and samples, for loggers
+
+    @cached_property
+    def adapter(self) -> Any:
+        """The model, loaded when first needed: a `Detector` or an `Answerer`."""
+        cfg = self.cfg
+        return load_model(
+            cfg.model.name,
+            cfg.model.checkpoint,
+            device=pick_device(cfg.device),
+            dtype=getattr(torch, cfg.dtype.name),
+            revision=cfg.model.revision,
+            score_threshold=cfg.model.score_threshold,
+            autocast=None if cfg.autocast is None else cfg.autocast.name,
+        )
+
+    @property
+    def kind(self) -> str:
+        """What the model does, which decides the experiment: "detection" or "vqa"."""
+        return ARCHITECTURES[self.adapter.name].kind
+
+    @cached_property
+    def checkpoint(self) -> str:
+        """Name and content hash of the checkpoint."""
+        name = Path(self.cfg.model.checkpoint.rstrip("/")).name
+        return f"{name}@{checkpoint_digest(self.adapter)[:12]}"
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """Index and number of shards; (0, 1) for a whole run."""
+        return config.parse_shard(self.cfg.shard)
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether this run computes a part of the store only."""
+        return self.shard[1] > 1
+
+    @property
+    def scales(self) -> list[float]:
+        """Multiples of Otsu's threshold."""
+        return config.scales(self.cfg)
+
+    @property
+    def target(self) -> Any:
+        """What is explained of every prediction."""
+        return automatic(self.cfg.target.name, self.cfg.target.side)
+
+    @cached_property
+    def data(self) -> Any:
+        """The data set, of the kind that the model needs: `DetectionData` or `VqaData`."""
+        fitting = get_dataset(self.cfg.data.format, self.kind)  # type: ignore[arg-type]
+        return fitting.open(self.cfg.data, limit=self.cfg.limit, seed=self.cfg.seed)
+
+    @cached_property
+    def store(self) -> Store:
+        """The store of this run; a shard keeps its own, so that its folder can be carried elsewhere."""
+        root = self.folder / "store" if self.is_shard else Path(self.cfg.paths.store)
+        settings = {"target": self.cfg.target.name, "side": self.cfg.target.side, "batch_size": self.cfg.batch_size}
+        fingerprint = attribution_fingerprint(self.adapter, settings)
+        return Store(root, fingerprint, f"{self.adapter.name}-{self.cfg.data.name}")
+
+    @property
+    def progress(self) -> Progress:
+        """A new display of progress, with the time left."""
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            disable=not self.cfg.progress,
+            transient=False,
+        )
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one.
+
+    Raises:
+        ConfigError: for a device that does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device={name!r} cannot be used here ({str(error).splitlines()[0]}): try device=auto"
+        ) from error
+    return device
+
+
+def import_plugins(names: Iterable[str]) -> None:
+    """Import modules that register methods or metrics; the working directory is searched like any other.
+
+    Raises:
+        ConfigError: for a module that is not there.
+    """
+    for name in names:
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name.partition(".")[0]:
+                raise
+            raise ConfigError(
+                f"plugins: there is no module {name!r} in the working directory or the environment: give the name of a "
+                "Python module, e.g. plugins=[my_methods]"
+            ) from error
+
+
+def open_session(cfg: DictConfig, folder: Path | None = None) -> Session:
+    """Check the configuration and prepare a run's folder (by default Hydra's) with its `config.yaml`."""
+    folder = folder or Path(HydraConfig.get().runtime.output_dir)
+    config.validate(cfg)
+    import_plugins(cfg.plugins)
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    methods = resolve_methods(cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    resolved = config.plain(cfg)
+    atomic_write(folder / "config.yaml", OmegaConf.to_yaml(resolved))
+    facts = {
+        "versions": versions(),
+        "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
+        "config_hash": content_hash(resolved),
+    }
+    return Session(cfg, folder, methods, facts)

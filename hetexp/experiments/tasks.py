@@ -1,0 +1,201 @@
+"""The tasks of the command line, by name."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from hetexp.data.download.check import check
+from hetexp.data.download.retrieve import download_dataset
+from hetexp.data.download.sources import DOWNLOADS
+from hetexp.errors import ConfigError, DataError
+from hetexp.experiments.engine.results import show, tidy, write_results, write_run
+from hetexp.experiments.engine.samples import PAPER_METHODS, open_image, write_explanations
+from hetexp.experiments.engine.session import Session, open_session
+from hetexp.experiments.engine.shards import merged_session, write_manifest
+from hetexp.experiments.engine.tracking import log_run
+from hetexp.explanation import Explanation
+from hetexp.reporting.figures.explanation import draw_explanation
+from hetexp.reporting.figures.style import save
+from hetexp.reporting.products import make_figures, make_tables, write_report
+from hetexp.reporting.samples import StoredExplanation
+
+log = logging.getLogger("hetexp")
+
+# What a model does -> the package with its experiment: run, samples, explain_input.
+EXPERIMENTS = {"detection": "hetexp.experiments.detection", "vqa": "hetexp.experiments.vqa"}
+FIGURE_SCALES = (1.0, 0.3)
+
+
+def experiment_of(session: Session) -> Any:
+    """The experiment for what the session's model does."""
+    return import_module(EXPERIMENTS[session.kind])
+
+
+def evaluate(session: Session) -> None:
+    """Run the model's experiment and write `results.csv`, `results.md`, `run.json`."""
+    start = time.perf_counter()
+    results = experiment_of(session).run(session)
+    session.facts["seconds"] = round(time.perf_counter() - start, 2)
+    session.facts["shard"] = session.cfg.shard
+    write_run(session.folder, session.facts)
+    if session.is_shard:
+        write_manifest(session)
+        log.info(
+            "shard %s is complete: join all with task=merge merge.from=%s", session.cfg.shard, session.folder.parent
+        )
+        return
+    frame = tidy(session, results)
+    write_results(session.folder, frame)
+    show(frame)
+    log_run(session, frame)
+    log.info("results are in %s", session.folder)
+
+
+def make_samples(session: Session) -> None:
+    """Explain a handful of items and write `<outputs>/samples/<kind>`, one folder per item."""
+    start = time.perf_counter()
+    found: dict[str, Explanation] = experiment_of(session).samples(session)
+    if not found:
+        raise DataError("no item has anything to explain: check the data, or lower model.score_threshold")
+    cfg = session.cfg
+    folder = Path(cfg.paths.outputs) / "samples" / session.kind
+    about = {
+        "model": session.adapter.name,
+        "checkpoint": session.checkpoint,
+        "data": cfg.data.name,
+        "versions": session.facts["versions"],
+        "run": str(session.folder),
+        "shown": list(PAPER_METHODS) if cfg.methods is None else [s.name for s in session.methods],
+    }
+    scales = sorted({*FIGURE_SCALES, *session.scales}, reverse=True)
+    write_explanations(folder, found, about, scales, cfg.threshold.upsample)
+    session.facts["seconds"] = round(time.perf_counter() - start, 2)
+    write_run(session.folder, session.facts)
+    log.info("%d samples are in %s", len(found), folder)
+
+
+def explain_own(session: Session) -> None:
+    """Explain `image=` for `query=` or `question=`, and save picture, maps and numbers."""
+    cfg = session.cfg
+    if not cfg.image:
+        raise ConfigError("task=explain needs an image: image=photo.jpg")
+    explained: Explanation = experiment_of(session).explain_input(session, open_image(Path(cfg.image)))
+    explained.details["item"] = Path(cfg.image).name
+    about = {"model": session.adapter.name, "checkpoint": session.checkpoint, "data": "own image"}
+    folder = session.folder / "explanation"
+    write_explanations(folder, {"input": explained}, about, session.scales, cfg.threshold.upsample)
+    stored = StoredExplanation.read(folder / "input")
+    paths = save(draw_explanation(stored), folder)
+    write_run(session.folder, session.facts)
+    _show_explanation(stored.info)
+    log.info("heat maps: %s; numbers: %s", ", ".join(map(str, paths)), folder / "input" / "info.json")
+
+
+def _show_explanation(info: Any) -> None:
+    """Print the numbers behind the picture."""
+    table = Table()
+    if info["kind"] == "detection":
+        for heading in ("class", "p", "query", "box (x1, y1, x2, y2)", "y"):
+            table.add_column(heading, justify="left" if heading in ("class", "y") else "right")
+        for found, target in zip(info["detections"], info["targets"], strict=True):
+            box = ", ".join(f"{v:.0f}" for v in found["box"])
+            table.add_row(found["label"], f"{found['score']:.3f}", str(found["query"]), box, target)
+    else:
+        for heading in ("answer", "logit", "p"):
+            table.add_column(heading, justify="left" if heading == "answer" else "right")
+        for found in info["answers"]:
+            table.add_row(found["answer"], f"{found['logit']:.2f}", f"{found['probability']:.3f}")
+    console = Console()
+    console.print(table)
+    if info["kind"] == "vqa":
+        console.print("explained: " + ", ".join(row["target"] for row in info["rows"]), markup=False)
+
+
+def without_data(cfg: DictConfig) -> DictConfig:
+    """The same configuration; explaining an own image needs no data set, so its root may stay unset."""
+    if OmegaConf.is_missing(cfg.data, "root"):
+        cfg.data.root = ""
+    return cfg
+
+
+def download(cfg: DictConfig) -> None:
+    """Fetch every source of the data set; what is there already is left alone."""
+    rows = download_dataset(_public(cfg), cfg.data.root, base_url=cfg.data.mirror, progress=cfg.progress)
+    table = Table("source", "status", "digest")
+    for row in rows:
+        table.add_row(row.source, row.status, row.digest or "")
+    Console().print(table)
+
+
+def check_data(cfg: DictConfig) -> None:
+    """Report every source; anything missing or damaged ends with an error that says how to fix it."""
+    rows = check(cfg.data.root, [_public(cfg)], deep=True)
+    table = Table("item", "expected", "status", "detail", "fix")
+    for row in rows:
+        table.add_row(row.item, row.expected, row.status, row.detail, row.fix)
+    Console().print(table)
+    faults = [row.item for row in rows if row.status != "ok"]
+    if faults:
+        raise DataError(f"not usable as it is: {', '.join(faults)}; the table above says how to fix each")
+
+
+def _public(cfg: DictConfig) -> str:
+    if cfg.data.name not in DOWNLOADS:
+        raise ConfigError(f"data={cfg.data.name} has nothing to download: choose data={' or data='.join(DOWNLOADS)}")
+    if OmegaConf.is_missing(cfg.data, "root"):
+        raise ConfigError("data.root is not set: name the folder for the data, e.g. data.root=/data")
+    return str(cfg.data.name)
+
+
+def tables(cfg: DictConfig) -> None:
+    """Write the tables of finished runs and print them."""
+    results = None if cfg.results is None else Path(cfg.results)
+    for made in make_tables(Path(cfg.paths.outputs), _names(cfg.tables), results=results):
+        print(made.text)
+        log.info("%s: %s (from %s)", made.name, ", ".join(map(str, made.paths)), made.source)
+
+
+def figures(cfg: DictConfig) -> None:
+    """Draw the figures of finished runs and samples."""
+    results = None if cfg.results is None else Path(cfg.results)
+    for made in make_figures(Path(cfg.paths.outputs), _names(cfg.figures), results=results):
+        log.info("%s: %s", made.name, ", ".join(map(str, made.paths)))
+
+
+def _names(given: Any) -> list[str] | None:
+    return None if given is None else [str(name) for name in given]
+
+
+def report(cfg: DictConfig) -> None:
+    """Write the report, one HTML file that needs no network."""
+    path = write_report(Path(cfg.paths.outputs), partial=cfg.report.partial)
+    log.info("report: %s (%.1f MiB)", path, path.stat().st_size / 2**20)
+
+
+TASKS: dict[str, Callable[[DictConfig], None]] = {
+    "evaluate": lambda cfg: evaluate(open_session(cfg)),
+    "explain": lambda cfg: explain_own(open_session(without_data(cfg))),
+    "samples": lambda cfg: make_samples(open_session(cfg)),
+    "table": tables,
+    "figure": figures,
+    "report": report,
+    "download": download,
+    "check": check_data,
+    "merge": lambda cfg: evaluate(merged_session(cfg)),
+}
+
+
+def run(cfg: DictConfig) -> None:
+    """Run the configured task."""
+    if cfg.task.name not in TASKS:
+        raise ConfigError(f"unknown task {cfg.task.name!r}. Available tasks: {', '.join(TASKS)}")
+    TASKS[cfg.task.name](cfg)

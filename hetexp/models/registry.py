@@ -1,0 +1,141 @@
+"""The architectures that can be explained, one line each, and `load_model`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hetexp.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+Kind = Literal["detection", "vqa"]
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture.
+
+    Attributes:
+        name: `model_type` of its `config.json`, and `model.name` of the configuration.
+        kind: what its models do, which decides the experiment: "detection" (a `Detector`) or "vqa" (an `Answerer`).
+        module: where its adapter is; the module's `load(source, device, dtype, revision, **options)` builds one.
+        suffixes: of single files that its authors released and `load` reads.
+    """
+
+    name: str
+    kind: Kind
+    module: str
+    suffixes: tuple[str, ...] = ()
+
+    @property
+    def load(self) -> Callable[..., Any]:
+        """The loader, imported when first asked for."""
+        loader: Callable[..., Any] = import_module(self.module).load
+        return loader
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    a.name: a
+    for a in (
+        Architecture("detr", "detection", "hetexp.models.detr", (".pth", ".pt")),
+        Architecture("lxmert", "vqa", "hetexp.models.lxmert"),
+    )
+}
+
+
+def get_architecture(name: str) -> Architecture:
+    """The architecture of that name.
+
+    Raises:
+        ConfigError: for an unknown name; the message lists the known ones.
+    """
+    if name not in ARCHITECTURES:
+        raise ConfigError(f"unknown model {name!r}. Available models: {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]
+
+
+def architecture_of(checkpoint: str | Path, revision: str | None = None) -> Architecture:
+    """The architecture that a checkpoint's `config.json` names.
+
+    Raises:
+        CheckpointError: for a checkpoint that is missing or of an architecture that is not supported.
+    """
+    from hetexp.models.checkpoints import check_source, read_config
+
+    source = str(checkpoint)
+    suffixes = tuple(suffix for a in ARCHITECTURES.values() for suffix in a.suffixes)
+    check_source(source, suffixes)
+    if Path(source).is_file():
+        return next(a for a in ARCHITECTURES.values() if Path(source).suffix in a.suffixes)
+    found = read_config(source, revision).model_type
+    if found not in ARCHITECTURES:
+        raise CheckpointError(f"{source!r} is a {found!r} checkpoint, which is not supported: {supported()}")
+    return ARCHITECTURES[found]
+
+
+def supported() -> str:
+    """The architectures in one sentence."""
+    return f"supported are {', '.join(ARCHITECTURES)}"
+
+
+def load_model(
+    name: str | Path,
+    checkpoint: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    revision: str | None = None,
+    **options: Any,
+) -> Any:
+    """Load a model and wrap it in its adapter.
+
+    `load_model(checkpoint)` reads the architecture from the checkpoint's `config.json`, as does the name "auto";
+    `load_model(name, checkpoint)` says it.
+
+    Args:
+        name: an architecture ("detr", "lxmert", ...), "auto", or the checkpoint itself.
+        checkpoint: folder written by `save_pretrained`, a hub id, or a file as DETR's authors released it (`.pth`).
+        device: where the model runs, e.g. "cpu", "cuda".
+        dtype: floating type of weights and attribution, torch.float32 by default; torch.float64 works throughout.
+        revision: hub revision; known checkpoints have a pinned default.
+        options: the architecture's own, e.g. `score_threshold` and `autocast` of detectors, `answers` (answer strings
+            in the order of the logits) of models that answer questions. One that is None keeps its default.
+
+    Returns:
+        a `hetexp.models.protocols.Detector` or `Answerer`.
+
+    Raises:
+        ConfigError: for an unknown architecture, or an option that it does not have.
+        CheckpointError: for a checkpoint that is missing, unreadable, or of another architecture.
+    """
+    import torch
+
+    from hetexp.models.checkpoints import check_source, quiet
+
+    if checkpoint is None:
+        if str(name) in (AUTO, *ARCHITECTURES) and not Path(name).exists():
+            raise ConfigError(
+                f"load_model({str(name)!r}) lacks a checkpoint: give a folder or a hub id beside the name"
+            )
+        name, checkpoint = AUTO, name
+    source = str(checkpoint)
+    architecture = architecture_of(source, revision) if name == AUTO else get_architecture(str(name))
+    check_source(source, architecture.suffixes)
+    given = {key: value for key, value in options.items() if value is not None}
+    known = list(inspect.signature(architecture.load).parameters)[4:]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        has = f"its options are {', '.join(known)}" if known else "it has no options"
+        raise ConfigError(f"model {architecture.name!r} has no option {', '.join(unknown)}: {has}")
+    with quiet():
+        try:
+            return architecture.load(source, torch.device(device), dtype or torch.float32, revision, **given)
+        except OSError as error:
+            raise CheckpointError(f"cannot load {architecture.name} from {source!r}: {error}") from error

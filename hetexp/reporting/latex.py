@@ -1,0 +1,37 @@
+"""LaTeX tables (booktabs) ready for \\input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+SIGNS = {"≥": r"$\geq$", ">": "$>$", "×": r"$\times$", "−": "$-$", "†": r"\textsuperscript{\textdagger}", "–": "--"}
+SIGNS |= {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
+SIGNS |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "~": r"$\sim$", "\\": r"\textbackslash{}", "^": r"\^{}"}
+
+
+def escape(text: str) -> str:
+    """Text with LaTeX's special signs made printable."""
+    return "".join(SIGNS.get(sign, sign) for sign in text)
+
+
+def as_wide_as_the_line(frame: pd.DataFrame, **options: Any) -> str:
+    """A table scaled to the line's width; its texts are taken as LaTeX, `options` are those of `DataFrame.to_latex`."""
+    return "\n".join(["\\resizebox{\\linewidth}{!}{%", frame.to_latex(**options).strip(), "}"])
+
+
+def environment(caption: str, label: str, *body: str) -> str:
+    """The whole table environment around its parts; the caption is taken as LaTeX."""
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs,graphicx}",
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{caption}}}",
+            f"\\label{{tab:{label}}}",
+            *body,
+            "\\end{table}",
+            "",
+        ]
+    )

@@ -1,0 +1,192 @@
+"""Tables, figures and the report as callable products: each finds what it is made of on disk, without a model.
+
+make_tables(Path("outputs"), ["table1"])
+make_figures(Path("outputs"), None)  # all whose runs or samples are there
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from hetexp.errors import ConfigError
+from hetexp.reporting import perturbation, tables
+from hetexp.reporting.commands import MissingInput
+from hetexp.reporting.figures import curves
+from hetexp.reporting.figures.of_samples import SAMPLE_FIGURES, SampleFigure
+from hetexp.reporting.figures.style import save
+from hetexp.reporting.report import write_report
+from hetexp.reporting.runs import Run, newest_run, read_run
+from hetexp.reporting.samples import read_samples
+
+__all__ = ["FIGURES", "TABLES", "Product", "make_figures", "make_tables", "write_report"]
+
+log = logging.getLogger("hetexp")
+
+
+@dataclass(frozen=True)
+class Product:
+    """A table or figure as it was written.
+
+    Attributes:
+        name: as in TABLES or FIGURES.
+        paths: the files written.
+        source: folder of the run, or of the samples, that it was made of.
+        text: a table as Markdown; "" for a figure.
+    """
+
+    name: str
+    paths: list[Path]
+    source: Path
+    text: str = ""
+
+
+class Maker(Protocol):
+    """Makes one product."""
+
+    def reads(self, run: Run) -> bool:
+        """Whether it is made of such a run's results."""
+
+    def __call__(self, outputs: Path, to: Path, results: Path | None = None) -> Product:
+        """Write the product's files into the folder `to`.
+
+        Args:
+            outputs: folder below which the newest run, or the samples, are looked for.
+            results: a run's folder or `results.csv` to use instead of the newest run.
+
+        Raises:
+            MissingInput: if there is no such run or sample.
+            DataError: if it is damaged or incomplete.
+        """
+
+
+@dataclass(frozen=True)
+class OfRun:
+    """A product of one experiment's results; `write` returns the files and, for a table, its Markdown."""
+
+    name: str
+    experiment: str
+    write: Callable[[Run, Path], tuple[list[Path], str]]
+
+    def reads(self, run: Run) -> bool:
+        return self.experiment in set(run.frame["experiment"])
+
+    def __call__(self, outputs: Path, to: Path, results: Path | None = None) -> Product:
+        run = newest_run(outputs, self.experiment) if results is None else read_run(results)
+        paths, text = self.write(run, to)
+        return Product(self.name, paths, run.folder, text)
+
+
+@dataclass(frozen=True)
+class OfSamples:
+    """A figure of samples."""
+
+    name: str
+    figure: SampleFigure
+
+    def reads(self, run: Run) -> bool:
+        return False
+
+    def __call__(self, outputs: Path, to: Path, results: Path | None = None) -> Product:
+        if results is not None:
+            raise ConfigError(
+                f"{self.name} is drawn from the samples below {outputs}, not from results={results}: leave results out"
+            )
+        found = read_samples(outputs, self.figure.kind)
+        without = self.figure.without(found)
+        if without:
+            log.warning("%s: %s", self.name, without)
+        return Product(self.name, save(self.figure.draw(found), to / self.name), found.folder)
+
+
+def _compared(number: int) -> OfRun:
+    def write(run: Run, to: Path) -> tuple[list[Path], str]:
+        table = tables.compare(run, number)
+        return tables.write_table(table, to), tables.to_markdown(table)
+
+    return OfRun(f"table{number}", f"table{number}", write)
+
+
+def _by_name(makers: Iterable[OfRun | OfSamples]) -> dict[str, Maker]:
+    return {maker.name: maker for maker in makers}
+
+
+TABLES = _by_name(
+    [
+        _compared(1),
+        _compared(2),
+        OfRun("figure6", "figure6", lambda run, to: (perturbation.write_table(run, to), perturbation.to_markdown(run))),
+    ]
+)
+_FIGURES: list[OfRun | OfSamples] = [
+    *(OfSamples(name, figure) for name, figure in SAMPLE_FIGURES.items()),
+    OfRun("figure6", "figure6", lambda run, to: (curves.write_perturbation(run, to), "")),
+    OfRun("threshold_sweep", "threshold_sweep", lambda run, to: (curves.write_sweep(run, to), "")),
+]
+FIGURES = _by_name(sorted(_FIGURES, key=lambda maker: maker.name))
+
+
+def make_tables(
+    outputs: Path, names: Sequence[str] | None = None, to: Path | None = None, results: Path | None = None
+) -> list[Product]:
+    """Write tables as CSV, Markdown and LaTeX.
+
+    Args:
+        outputs: folder of the runs.
+        names: of TABLES; None stands for all whose results are there.
+        to: folder to write into; None is `<outputs>/tables`.
+        results: a run's folder or `results.csv` to use instead of the newest run.
+
+    Raises:
+        ConfigError: for an unknown name; the message lists the known ones.
+        DataError: if results are missing, damaged or incomplete; the message names the command that makes them.
+    """
+    return _make("table", TABLES, outputs, names, to or outputs / "tables", results)
+
+
+def make_figures(
+    outputs: Path, names: Sequence[str] | None = None, to: Path | None = None, results: Path | None = None
+) -> list[Product]:
+    """Draw figures as PNG and PDF, and as CSV those that are curves.
+
+    Arguments and errors are those of `make_tables`, with FIGURES and `<outputs>/figures`. Figures of samples take no
+    `results`.
+    """
+    return _make("figure", FIGURES, outputs, names, to or outputs / "figures", results)
+
+
+def _make(
+    what: str, known: Mapping[str, Maker], outputs: Path, names: Sequence[str] | None, to: Path, results: Path | None
+) -> list[Product]:
+    if names is None:
+        return _make_all(what, known, outputs, to, results)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        asked = f"unknown {what} {', '.join(map(repr, unknown))}" if unknown else f"no {what} is named"
+        raise ConfigError(f"{asked}: choose among {', '.join(known)}")
+    return [known[name](outputs, to, results) for name in dict.fromkeys(names)]
+
+
+def _make_all(what: str, known: Mapping[str, Maker], outputs: Path, to: Path, results: Path | None) -> list[Product]:
+    """Everything that can be made of what is on disk."""
+    if results is not None:
+        run = read_run(results)
+        fitting = [maker for maker in known.values() if maker.reads(run)]
+        if not fitting:
+            experiments = ", ".join(sorted(set(run.frame["experiment"].dropna()))) or "no experiment"
+            raise ConfigError(f"{results} holds {experiments}: name what to make of it, {what}s=[{', '.join(known)}]")
+        return [maker(outputs, to, results) for maker in fitting]
+    made, missing = [], {}
+    for name, maker in known.items():
+        try:
+            made.append(maker(outputs, to))
+        except MissingInput as error:
+            missing[name] = str(error)
+    if not made:
+        raise MissingInput(f"there is nothing to make a {what} of:\n  " + "\n  ".join(dict.fromkeys(missing.values())))
+    for name, message in missing.items():
+        log.info("left out: %s (%s)", name, message)
+    return made

@@ -1,0 +1,187 @@
+"""Random checkpoints of the paper's full size, and random data, in folders laid out as the public releases.
+
+    python scripts/make_random_checkpoints.py --out random --images 200 --questions 100
+    python run.py profile=paper +experiment=table1 data.root=random/coco model.checkpoint=random/detr
+
+They prove that the paper profile runs through; their numbers mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools import mask as rle
+from skimage.measure import find_contours
+from transformers import (
+    BertTokenizer,
+    DetrConfig,
+    DetrForObjectDetection,
+    LxmertConfig,
+    LxmertForQuestionAnswering,
+    ResNetConfig,
+)
+from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
+
+from hetexp.data.regions import Regions, write_tsv
+from hetexp.data.synthetic.scenes import Scene, coco_categories, render_scene, scene_rng
+
+SIZES = ((640, 480), (480, 640), (640, 427), (500, 375), (333, 500))  # width, height as they occur in COCO
+SHARPEN, SPREAD = 8.0, 1.2  # of the random DETR's attention and class logits
+COCO_LABELS = 91  # DETR's label is COCO's category id, with gaps
+
+
+def names() -> dict[int, str]:
+    """Category names by COCO id, as far as the sprites go."""
+    return {c["id"]: c["name"] for c in coco_categories()}
+
+
+def write_detr(folder: Path) -> None:
+    """DETR-R50 at full size; its class head is spread so that some queries pass p > 0.5, as a trained one's do."""
+    torch.manual_seed(0)
+    known = names()
+    config = DetrConfig(
+        backbone_config=ResNetConfig(out_features=["stage4"]),
+        id2label={i: known.get(i, "N/A") for i in range(COCO_LABELS)},
+        label2id={},
+    )
+    model = DetrForObjectDetection(config).eval()
+    head = model.class_labels_classifier
+    with torch.no_grad():
+        # untrained queries are nearly alike: let them look at different places, and spread the class head over them
+        model.model.query_position_embeddings.weight.normal_()
+        for name, weight in model.model.named_parameters():
+            if name.startswith("decoder.") and name.endswith(("q_proj.weight", "k_proj.weight")):
+                weight.mul_(SHARPEN)
+        logits = head(model(torch.randn(1, 3, 800, 1066)).last_hidden_state[0])  # [queries, classes + 1]
+        factor = SPREAD / logits.std(0).mean()
+        head.bias.copy_(factor * (head.bias - logits.mean(0)))
+        head.weight.mul_(factor)
+        head.bias[[i for i in range(COCO_LABELS) if i not in known]] = -1e3  # never a label without a name
+    model.save_pretrained(folder)
+    DetrImageProcessorPil().save_pretrained(folder)
+
+
+def write_lxmert(folder: Path, answers: int) -> None:
+    """LXMERT-VQA at full size with a word-piece vocabulary of its size."""
+    torch.manual_seed(0)
+    model = LxmertForQuestionAnswering(LxmertConfig(num_qa_labels=answers))
+    model.save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    words += [f"[unused{i}]" for i in range(model.config.vocab_size - len(words))]
+    BertTokenizer(vocab={w: i for i, w in enumerate(words)}, do_lower_case=True).save_pretrained(folder)
+
+
+WORDS = sorted({w for n in names().values() for w in n.split()} | set("is there a in the picture ? what color".split()))
+
+
+def polygons(mask: np.ndarray) -> list[list[float]]:
+    """Outlines of a mask as COCO's polygons."""
+    padded = np.pad(mask.astype(float), 1)
+    found = [np.flip(c - 1, axis=1).clip(0) for c in find_contours(padded, 0.5)]
+    return [c.flatten().round(1).tolist() for c in found if len(c) >= 4]
+
+
+def annotate(scene: Scene, image_id: int, first: int, crowd: bool, scale: tuple[float, float]) -> list[dict[str, Any]]:
+    """COCO annotations of a scene resized by `scale`; the last object as a crowd in uncompressed RLE if asked."""
+    out = []
+    for number, thing in enumerate(scene.objects):
+        height, width = (round(n * s) for n, s in zip(thing.mask.shape, scale[::-1], strict=True))
+        mask = np.asarray(Image.fromarray(thing.mask).resize((width, height), Image.Resampling.NEAREST))
+        code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+        is_crowd = crowd and number == len(scene.objects) - 1
+        segmentation: Any = polygons(mask)
+        if is_crowd:
+            flat = mask.flatten(order="F").astype(np.int8)
+            edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [1 - flat[-1]]])))
+            segmentation = {"size": [height, width], "counts": np.diff(np.concatenate([[0], edges])).tolist()}
+        out.append(
+            {
+                "id": first + number,
+                "image_id": image_id,
+                "category_id": thing.category_id,
+                "iscrowd": int(is_crowd),
+                "area": float(rle.area(code)),
+                "bbox": rle.toBbox(code).tolist(),
+                "segmentation": segmentation,
+            }
+        )
+    return [a for a in out if a["segmentation"]]
+
+
+def write_coco(root: Path, count: int) -> None:
+    """val2017 as released: JPEGs (some grey), polygons, crowds, images without annotations."""
+    (root / "val2017").mkdir(parents=True, exist_ok=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for i in range(count):
+        width, height = SIZES[i % len(SIZES)]
+        scene = render_scene(scene_rng(99, i), None)
+        picture = Image.fromarray(scene.image).resize((width, height), Image.Resampling.BICUBIC)
+        name = f"{i + 1:012d}.jpg"
+        (picture.convert("L") if i % 25 == 7 else picture).save(root / "val2017" / name, quality=90)
+        images.append({"id": i + 1, "file_name": name, "width": width, "height": height})
+        if i % 30 != 11:
+            scale = (width / scene.image.shape[1], height / scene.image.shape[0])
+            annotations += annotate(scene, i + 1, len(annotations) + 1, i % 20 == 3, scale)
+    categories = [{"id": i, "name": n, "supercategory": ""} for i, n in sorted(names().items())]
+    content = {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_vqa(root: Path, count: int, answers: int) -> None:
+    """Questions, answer list and obj36 features as released."""
+    (root / "vqa").mkdir(parents=True, exist_ok=True)
+    (root / "mscoco_imgfeat").mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    labels = [f"answer {i}" for i in range(answers)]
+    (root / "vqa" / "trainval_label2ans.json").write_text(json.dumps(labels), encoding="utf-8")
+    kinds = sorted(names().values())
+    images = [f"COCO_val2014_{i:012d}" for i in range(1, count // 3 + 2)]
+    scores = (1, 0.6, 0.3)
+    items = [
+        {
+            "question_id": 1000 + i,
+            "img_id": images[i // 3],
+            "sent": f"Is there a {kinds[i % len(kinds)]} in the picture?",
+            "question_type": "is there a",
+            "answer_type": "yes/no",
+            "label": {labels[int(k)]: s for k, s in zip(rng.choice(answers, 3, replace=False), scores, strict=True)},
+        }
+        for i in range(count)
+    ]
+    (root / "vqa" / "valid.json").write_text(json.dumps(items), encoding="utf-8")
+
+    def regions(img_id: str) -> tuple[str, Regions]:
+        low = rng.random((36, 2)) * 0.6
+        boxes = np.concatenate([low, low + 0.1 + rng.random((36, 2)) * 0.3], axis=1).astype(np.float32)
+        features = np.abs(rng.normal(size=(36, 2048))).astype(np.float32)
+        return img_id, Regions(features, boxes, 640, 480)
+
+    write_tsv(root / "mscoco_imgfeat" / "val2014_obj36.tsv", (regions(i) for i in images))
+
+
+def main() -> None:
+    """Write what was asked for below --out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--images", type=int, default=200, help="COCO images (0: no DETR part)")
+    parser.add_argument("--questions", type=int, default=100, help="VQA questions (0: no LXMERT part)")
+    parser.add_argument("--answers", type=int, default=3129, help="answers in the vocabulary")
+    args = parser.parse_args()
+    if args.images:
+        write_detr(args.out / "detr")
+        write_coco(args.out / "coco", args.images)
+    if args.questions:
+        write_lxmert(args.out / "lxmert", args.answers)
+        write_vqa(args.out / "vqa", args.questions, args.answers)
+
+
+if __name__ == "__main__":
+    main()

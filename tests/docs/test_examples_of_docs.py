@@ -1,0 +1,196 @@
+"""The code that docs/how-to shows: every example runs and does what its page says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from transformers import ConditionalDetrConfig, ConditionalDetrForObjectDetection, ResNetConfig
+
+import hetexp
+from hetexp import config
+from hetexp.attribution.registry import METHODS
+from hetexp.data.coco import open_coco
+from hetexp.data.registry import DATASETS
+from hetexp.errors import ConfigError
+from hetexp.experiments.detection.metrics import METRICS
+from hetexp.experiments.engine.session import open_session
+from hetexp.experiments.tasks import evaluate
+from hetexp.models.registry import ARCHITECTURES, Architecture
+from hetexp.paths import asset
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Import an example as a plugin would be; what it registers goes again afterwards."""
+    registries: list[dict[str, Any]] = [METHODS, METRICS, DATASETS, ARCHITECTURES]
+    before = [dict(registry) for registry in registries]
+    monkeypatch.syspath_prepend(EXAMPLES)
+    imported = []
+
+    def load(name: str) -> ModuleType:
+        imported.append(name)
+        return import_module(name)
+
+    yield load
+    for registry, entries in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(entries)
+    for name in imported:
+        sys.modules.pop(name, None)
+
+
+def results(folder: Path, *overrides: str) -> pd.DataFrame:
+    """What a run of the command line with these overrides writes."""
+    cfg = config.composed("progress=false", f"paths.outputs={folder}", *overrides)
+    evaluate(open_session(cfg, folder / "run"))
+    return pd.read_csv(folder / "run" / "results.csv")
+
+
+def test_method_takes_its_parameter(example):
+    sharpened = example("my_method").Sharpened
+    image = Image.open(asset("scenes/val/images/000175.jpg")).convert("RGB")
+    detr = hetexp.load_model("detr", asset("detr"))
+    found = hetexp.explain(
+        detr,
+        detr.prepare([image]),
+        {
+            "ours_pos": METHODS["ours_pos"].build(),
+            "one": sharpened(),
+            "two": METHODS["my_method"].build({"power": 2.0}),
+        },
+    )
+    assert len(found.rows) > 0
+    torch.testing.assert_close(found["one"]["image"], found["ours_pos"]["image"])
+    assert not torch.allclose(found["two"]["image"], found["ours_pos"]["image"])
+    with pytest.raises(ConfigError, match="power=-1"):
+        sharpened(-1)
+
+
+def test_yaml_equals_the_constructor(example):
+    example("my_method")
+    values = dict(OmegaConf.load(EXAMPLES / "conf" / "method" / "my_method.yaml"))
+    assert values.pop("name") == "my_method"
+    assert values == METHODS["my_method"].accepted()
+
+
+def test_metric_is_between_nothing_and_all(example, tmp_path):
+    example("my_metric")
+    frame = results(tmp_path, "limit=2", "metrics=[segm,mask_share]", "threshold.scale=[1.0,0.3]")
+    shares = frame[frame["metric"] == "mask_share"].set_index("threshold")["value"]
+    assert 0 < shares[1.0] < shares[0.3] < 100  # a lower threshold, a larger mask
+    assert set(frame["metric"]) == {"mask_share", "AP", "AP_medium", "AP_large", "AR", "AR_medium", "AR_large"}
+
+
+def label_images(root: Path) -> None:
+    """Two embedded scenes with label images of its annotations."""
+    (root / "photos").mkdir(parents=True)
+    (root / "labels").mkdir()
+    scenes = open_coco(config.composed().data, limit=2, seed=0)
+    names = list(scenes.categories.values())
+    (root / "classes.txt").write_text("\n".join(names), encoding="utf-8")
+    for item in scenes.items:
+        labels = np.zeros((item.height, item.width), np.uint8)
+        for annotation in scenes.coco.imgToAnns[item.image_id]:
+            category = names.index(scenes.categories[annotation["category_id"]]) + 1
+            labels[scenes.coco.annToMask(annotation) > 0] = category
+        shutil.copy(scenes.path(item), root / "photos" / item.file_name)
+        Image.fromarray(labels).save((root / "labels" / item.file_name).with_suffix(".png"))
+
+
+def test_dataset_format_is_scored(example, tmp_path):
+    example("my_dataset")
+    label_images(tmp_path / "data")
+    values = OmegaConf.to_container(OmegaConf.load(EXAMPLES / "conf" / "data" / "my_dataset.yaml"))
+    assert isinstance(values, dict)
+    frame = results(
+        tmp_path,
+        "data=coco",
+        *(f"data.{key}={values[key]}" for key in ("name", "format", "images", "annotations")),
+        f"data.root={tmp_path / 'data'}",
+    )
+    assert set(frame["data"]) == {"my_dataset"}
+    assert set(frame["n"]) == {2}
+    assert frame.set_index("metric").loc["AP", "value"] > 0
+
+
+@pytest.fixture
+def conditional_detr(example, tmp_path) -> Path:
+    """A random Conditional DETR on disk, its architecture registered as the page says."""
+    example("conditional_detr")
+    ARCHITECTURES["conditional_detr"] = Architecture("conditional_detr", "detection", "conditional_detr")
+    torch.manual_seed(0)
+    backbone = ResNetConfig(
+        embedding_size=4, hidden_sizes=[4, 6, 8], depths=[1, 1, 1], layer_type="basic", out_features=["stage3"]
+    )
+    settings = ConditionalDetrConfig(
+        backbone_config=backbone,
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        num_queries=5,
+        num_labels=4,
+    )
+    ConditionalDetrForObjectDetection(settings).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_detector_predicts_what_its_model_does(conditional_detr):
+    adapter = hetexp.load_model(conditional_detr, dtype=torch.float64)
+    pixels = torch.rand(1, 3, 64, 80, dtype=torch.float64)
+    found = adapter.detect({"pixel_values": pixels})[0]
+    with torch.no_grad():
+        expected = adapter.model(pixels)
+    torch.testing.assert_close(found.logits, expected.logits[0])
+    torch.testing.assert_close(found.boxes, expected.pred_boxes[0])
+
+
+def test_detector_is_explained_by_every_method(conditional_detr):
+    adapter = hetexp.load_model(conditional_detr)
+    pixels = torch.rand(1, 3, 64, 80)
+    found = hetexp.explain(adapter, {"pixel_values": pixels}, list(hetexp.METHODS), targets=[0, 3])
+    for method in found:
+        assert found[method]["image"].shape == (2, 4, 5)
+        assert found[method]["image"].isfinite().all()
+
+
+def test_page_from_python_runs(tmp_path, monkeypatch):
+    shutil.copy(asset("scenes/val/images/000175.jpg"), tmp_path / "photo.jpg")
+    page = (EXAMPLES.parent / "python.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), names)
+    assert names["explanation"].targets == ["logit(yes) − logit(no)"]
+    assert (tmp_path / "explained" / "masks.safetensors").is_file()
+
+
+def test_swept_from_the_command_line(tmp_path):
+    shutil.copy(EXAMPLES / "my_method.py", tmp_path)
+    shutil.copytree(EXAMPLES / "conf", tmp_path / "my_conf")
+    swept = ["--config-dir", "my_conf", "-m", "method=my_method", "method.power=1,2", "plugins=[my_method]"]
+    command = [sys.executable, "-m", "hetexp.cli", *swept, "limit=2", "progress=false", "hydra.sweep.dir=sweep"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    frame = pd.read_csv(tmp_path / "sweep" / "results.csv")
+    assert set(frame["method"]) == {"my_method", "my_method(power=2)"}

@@ -1,0 +1,127 @@
+"""task=samples: what is stored of the chosen items."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+import torch
+from run_helpers import Compose
+from safetensors.torch import load_file
+
+from hetexp.errors import DataError
+from hetexp.evaluation.masks import otsu, to_image
+from hetexp.experiments.detection import explain as of_images
+from hetexp.experiments.engine.samples import chosen_items, write_explanations
+from hetexp.experiments.engine.session import open_session
+from hetexp.experiments.tasks import make_samples
+from hetexp.experiments.vqa.explain import contrast, find_image
+from hetexp.reporting.samples import read_samples
+
+PAPER = ["gae", "odam", "ours_abs", "ours_pos", "ours_noised"]
+
+
+def test_detections_are_stored_with_masks(toy_config: Compose, tmp_path: Path) -> None:
+    cfg = toy_config("task=samples", "limit=2")
+    make_samples(open_session(cfg, tmp_path / "run"))
+    found = read_samples(Path(cfg.paths.outputs), "detection")
+    assert [s.info["item"] for s in found.samples] == [0, 1]
+    assert found.about["data"] == "coco"
+    assert found.about["checkpoint"].startswith("tiny@")
+    sample = found.samples[0]
+    k = len(sample.info["detections"])
+    assert 1 <= k <= of_images.MOST_SAMPLED
+    assert sample.info["methods"][:5] == PAPER
+    centres = [d["box"][0] + d["box"][2] for d in sample.info["detections"]]
+    assert centres == sorted(centres)
+    height, width = sample.ground.shape[:2]
+    for detection in sample.info["detections"]:
+        x1, y1, x2, y2 = detection["box"]
+        assert 0 <= x1 <= x2 <= width
+        assert 0 <= y1 <= y2 <= height
+    relevance = torch.from_numpy(sample.relevance["ours_abs"])
+    expected = to_image(otsu(relevance, 0.3), sample.info["input_size"], (height, width)).numpy()
+    assert np.array_equal(sample.masks["ours_abs@0.3"], expected)
+    assert len(sample.info["otsu"]["gae"]) == k
+
+
+def test_chosen_ids_and_missing_ones(toy_config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = open_session(toy_config("task=samples"), tmp_path / "run")
+    monkeypatch.setattr(of_images, "chosen_items", lambda data: {"detection": [4, 2]})
+    assert list(of_images.samples(session)) == ["4", "2"]
+    monkeypatch.setattr(of_images, "chosen_items", lambda data: {"detection": [4, 99]})
+    with pytest.raises(DataError, match=r"\[99\] are not among"):
+        of_images.samples(session)
+
+
+def test_nothing_detected(toy_config: Compose, tmp_path: Path) -> None:
+    session = open_session(toy_config("task=samples", "model.score_threshold=0.99"), tmp_path / "run")
+    with pytest.raises(DataError, match=r"lower model\.score_threshold"):
+        make_samples(session)
+    assert not (Path(session.cfg.paths.outputs) / "samples").exists()
+
+
+def test_questions_are_stored_for_both_targets(toy_vqa_config: Compose, tmp_path: Path) -> None:
+    cfg = toy_vqa_config("task=samples", "limit=2", "data.name=toy")
+    make_samples(open_session(cfg, tmp_path / "run"))
+    found = read_samples(Path(cfg.paths.outputs), "vqa")
+    sample = found.part("questions")[0]
+    assert sample.info["tokens"][0] == "[CLS]"
+    assert sample.info["contrast"][0] == sample.info["answers"][0]["answer"] != sample.info["contrast"][1]
+    assert {f"{m}/{s}" for m in PAPER for s in ("text", "image")} <= set(sample.relevance)
+    assert sample.relevance["gae/text"].shape == (len(sample.info["tokens"]),)
+    assert sample.relevance["gae/image"].shape == (len(sample.info["boxes"]),)
+    assert sample.relevance["gae/text"][0] == 0
+    signed, difference = sample.relevance["ours_full/image"], sample.relevance["ours_full:difference/image"]
+    assert not np.allclose(signed, difference)
+    assert {"yes", "no"}.isdisjoint(sample.info["contrast"])  # the toy's answers
+    assert np.array(sample.info["boxes"]).max() > 1  # pixels
+
+
+def test_contrast_prefers_the_opposite_answer() -> None:
+    class Adapter:
+        answers = ("red", "yes", "blue", "no")
+        labels = MappingProxyType(dict(enumerate(answers)))
+
+    assert contrast(Adapter(), [1, 2, 3, 0]) == 3  # type: ignore[arg-type]
+    assert contrast(Adapter(), [3, 0, 1, 2]) == 1  # type: ignore[arg-type]
+    assert contrast(Adapter(), [0, 2, 1, 3]) == 2  # type: ignore[arg-type]
+
+
+def test_listed_items_are_sound() -> None:
+    assert chosen_items("coco_val2017")["detection"] == [39769, 216516, 359937, 192191]
+    assert len(chosen_items("vqa_v2")["questions"]) == 4
+    assert chosen_items("something else") == {}
+    for data in ("scene_questions", "vqa_v2"):
+        chosen = chosen_items(data)
+        assert all(set(e) == {"image", "question"} for part in chosen.values() for e in part)
+
+
+def test_an_image_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"set data\.images"):
+        find_image(tmp_path, "000001")
+
+
+def test_rewriting_keeps_the_old_samples_when_it_fails(
+    toy_config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = toy_config("task=samples", "limit=1")
+    session = open_session(cfg, tmp_path / "run")
+    make_samples(session)
+    folder = Path(cfg.paths.outputs) / "samples" / "detection"
+    before = {p.name: p.read_bytes() for p in (folder / "0").iterdir()}
+    explained = of_images.samples(session)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("hetexp.explanation.save_file", full)
+    with pytest.raises(DataError, match="no space left"):
+        write_explanations(folder, explained, {}, [1.0], "reference")
+    assert {p.name: p.read_bytes() for p in (folder / "0").iterdir()} == before
+    assert [p.name for p in folder.parent.iterdir()] == ["detection"]
+    assert load_file(folder / "0" / "relevance.safetensors")
+    assert json.loads((folder / "index.json").read_text())["items"] == ["0"]
