@@ -45,6 +45,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     a.name: a
     for a in (
         Architecture("detr", "detection", "hetexp.models.detr", (".pth", ".pt")),
+        Architecture("conditional_detr", "detection", "hetexp.models.conditional_detr"),
         Architecture("lxmert", "vqa", "hetexp.models.lxmert"),
     )
 }
