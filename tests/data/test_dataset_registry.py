@@ -87,7 +87,7 @@ def test_missing_data_are_named(scenes: dict[str, Any], asked: dict[str, Any]) -
 def test_unknown_formats_list_the_known() -> None:
     with pytest.raises(ConfigError, match=r"unknown dataset format 'voc'\. Available: coco, lxmert$"):
         get_dataset("voc")
-    with pytest.raises(ConfigError, match=r"unknown vqa dataset format 'coco'\. Available: lxmert$"):
+    with pytest.raises(ConfigError, match=r"format 'coco' are for detection.*needs vqa data: choose data=embedded_vqa"):
         get_dataset("coco", "vqa")
 
 

@@ -19,7 +19,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from transformers import ConditionalDetrConfig, ConditionalDetrForObjectDetection, ResNetConfig
 
 import hetexp
 from hetexp import config
@@ -30,7 +29,7 @@ from hetexp.errors import ConfigError
 from hetexp.experiments.detection.metrics import METRICS
 from hetexp.experiments.engine.session import open_session
 from hetexp.experiments.tasks import evaluate
-from hetexp.models.registry import ARCHITECTURES, Architecture
+from hetexp.models.registry import ARCHITECTURES
 from hetexp.paths import asset
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -128,50 +127,6 @@ def test_dataset_format_is_scored(example, tmp_path):
     assert set(frame["data"]) == {"my_dataset"}
     assert set(frame["n"]) == {2}
     assert frame.set_index("metric").loc["AP", "value"] > 0
-
-
-@pytest.fixture
-def conditional_detr(example, tmp_path) -> Path:
-    """A random Conditional DETR on disk, its architecture registered as the page says."""
-    example("conditional_detr")
-    ARCHITECTURES["conditional_detr"] = Architecture("conditional_detr", "detection", "conditional_detr")
-    torch.manual_seed(0)
-    backbone = ResNetConfig(
-        embedding_size=4, hidden_sizes=[4, 6, 8], depths=[1, 1, 1], layer_type="basic", out_features=["stage3"]
-    )
-    settings = ConditionalDetrConfig(
-        backbone_config=backbone,
-        d_model=16,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
-        num_queries=5,
-        num_labels=4,
-    )
-    ConditionalDetrForObjectDetection(settings).save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
-def test_detector_predicts_what_its_model_does(conditional_detr):
-    adapter = hetexp.load_model(conditional_detr, dtype=torch.float64)
-    pixels = torch.rand(1, 3, 64, 80, dtype=torch.float64)
-    found = adapter.detect({"pixel_values": pixels})[0]
-    with torch.no_grad():
-        expected = adapter.model(pixels)
-    torch.testing.assert_close(found.logits, expected.logits[0])
-    torch.testing.assert_close(found.boxes, expected.pred_boxes[0])
-
-
-def test_detector_is_explained_by_every_method(conditional_detr):
-    adapter = hetexp.load_model(conditional_detr)
-    pixels = torch.rand(1, 3, 64, 80)
-    found = hetexp.explain(adapter, {"pixel_values": pixels}, list(hetexp.METHODS), targets=[0, 3])
-    for method in found:
-        assert found[method]["image"].shape == (2, 4, 5)
-        assert found[method]["image"].isfinite().all()
 
 
 def test_page_from_python_runs(tmp_path, monkeypatch):
