@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hetexp.errors import DataError, InputError
-from hetexp.evaluation.masks import otsu_thresholds, segment, to_uint8
+from hetexp.evaluation.masks import finite_maps, otsu_thresholds, segment, to_uint8
 from hetexp.files import atomic_folder
 
 if TYPE_CHECKING:
@@ -376,12 +376,6 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
         plt.close(figure)
         data = base64.b64encode(buffer.getvalue()).decode("ascii")
         return f'<img alt="relevance by method" src="data:image/png;base64,{data}">'
-
-
-def finite_maps(relevance: Tensor) -> tuple[Tensor, int]:
-    """Maps [k, h, w] with those that are not finite set to 0, which gives empty masks; and how many those are."""
-    finite = relevance.flatten(1).isfinite().all(1)
-    return torch.where(finite[:, None, None], relevance, 0), int((~finite).sum())
 
 
 def _names(rows: Sequence[Row]) -> list[str]:

@@ -65,6 +65,12 @@ def to_uint8(relevance: Tensor) -> Tensor:
     return (unit * 255).to(torch.uint8)
 
 
+def finite_maps(relevance: Tensor) -> tuple[Tensor, int]:
+    """Maps [k, h, w] with those that are not finite set to 0, which gives empty masks; and how many those are."""
+    finite = relevance.flatten(1).isfinite().all(1)
+    return torch.where(finite[:, None, None], relevance, 0), int((~finite).sum())
+
+
 def otsu_thresholds(u8: Tensor) -> Tensor:
     """Threshold of each 8-bit map (Otsu 1979, doi:10.1109/TSMC.1979.4310076).
 

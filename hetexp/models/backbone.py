@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from hetexp.errors import InputError
 
 EPSILON = 1e-5  # fixed inside the library's frozen normalisations
 _STATISTICS = {"weight", "bias", "running_mean", "running_var"}
@@ -70,3 +72,62 @@ class _Folded(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         stride, padding, dilation, groups = self.settings
         return nn.functional.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
+
+
+@torch.no_grad()
+def padded_features(
+    backbone: nn.Module, pixels: Tensor, sizes: Sequence[tuple[int, int]], autocast: torch.dtype | None
+) -> tuple[Tensor, Tensor]:
+    """Features [B, C, h, w] of padded images [B, 3, H, W] and their valid cells [B, h, w].
+
+    Convolutions would let the padding leak into the image's border cells, so each image's own rectangle is
+    run alone (equal sizes together): a padded image has exactly the features of the unpadded one.
+
+    Args:
+        sizes: height and width of each image without padding.
+        autocast: precision of the convolutions; None leaves the backbone's own.
+    """
+    batch, _, height, width = pixels.shape
+    maps: list[Tensor | None] = [None] * batch
+    for size in dict.fromkeys(sizes):
+        members = [b for b in range(batch) if sizes[b] == size]
+        crop = pixels[members, :, : size[0], : size[1]].contiguous(memory_format=torch.channels_last)  # faster
+        with torch.autocast(crop.device.type, autocast, enabled=autocast is not None):
+            features = backbone(crop, torch.ones(crop.shape[0], *size, device=crop.device))[-1][0].to(crop.dtype)
+        if len(dict.fromkeys(sizes)) == 1 and size == (height, width):  # nothing is padded
+            return features, features.new_ones(batch, *features.shape[2:], dtype=torch.bool)
+        for row, b in enumerate(members):
+            maps[b] = features[row]
+    first = maps[0]
+    assert first is not None
+    h = _grid_length(height, sizes[0][0], first.shape[1])
+    w = _grid_length(width, sizes[0][1], first.shape[2])
+    out = first.new_zeros(batch, first.shape[0], h, w)
+    mask = torch.zeros(batch, h, w, dtype=torch.bool, device=first.device)
+    for b, feature in enumerate(maps):
+        assert feature is not None
+        out[b, :, : feature.shape[1], : feature.shape[2]] = feature
+        mask[b, : feature.shape[1], : feature.shape[2]] = True
+    return out, mask
+
+
+def valid_size(mask: Tensor) -> tuple[int, int]:
+    """Height and width of the real pixels of one `pixel_mask` [H, W], which must be a top-left rectangle."""
+    real = mask.bool()
+    height, width = int(real.any(1).sum()), int(real.any(0).sum())
+    if height == 0 or width == 0 or int(real.sum()) != height * width or not bool(real[:height, :width].all()):
+        raise InputError(
+            "pixel_mask must mark one rectangle at the top left of the image (1 = real pixel, 0 = padding); "
+            f"got {int(real.sum())} real pixels in {height} rows and {width} columns"
+        )
+    return height, width
+
+
+def _grid_length(padded: int, real: int, cells: int) -> int:
+    """Cells along a padded side, from how many cells its real part of `real` pixels became.
+
+    Every stride-2 layer of a ResNet maps n to ceil(n / 2).
+    """
+    while real > cells:
+        real, padded = -(-real // 2), -(-padded // 2)
+    return padded

@@ -20,7 +20,7 @@ from transformers import BaseImageProcessor, PreTrainedModel
 
 from hetexp.errors import ConfigError, InputError
 from hetexp.models.attention import own_attention
-from hetexp.models.backbone import folded
+from hetexp.models.backbone import folded, padded_features, valid_size
 from hetexp.models.checkpoints import expect_type, load_weights, pinned, read_config, readable
 from hetexp.models.observe import Recorder, frozen, hooked, pick, resolve_features, split_heads
 from hetexp.models.original_checkpoints import backbone_renames, dilate, native_backbone
@@ -250,9 +250,10 @@ class GridDetector:
             raise InputError(f"pixel_values must be [B, 3, H, W], got {list(pixels.shape)}: add an axis to one image")
         pixel_mask = inputs.get("pixel_mask")
         height, width = pixels.shape[2:]
-        sizes = [(height, width)] * len(pixels) if pixel_mask is None else [_valid_size(m) for m in pixel_mask]
+        sizes = [(height, width)] * len(pixels) if pixel_mask is None else [valid_size(m) for m in pixel_mask]
         with folded(inner.backbone):
-            raw, mask = self._backbone(pixels, sizes)
+            dtype = None if self.autocast is None else AUTOCAST[self.autocast]
+            raw, mask = padded_features(inner.backbone, pixels, sizes, dtype)
         if "backbone" in feature_names:
             raw.requires_grad_(observe)
         grid = inner.input_projection(raw)
@@ -286,38 +287,6 @@ class GridDetector:
             sizes=sizes,
             recorder=recorder,
         )
-
-    @torch.no_grad()
-    def _backbone(self, pixels: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Backbone features [B, C, h, w] and valid cells [B, h, w].
-
-        Convolutions would let the padding leak into the image's border cells, so each image's own rectangle is
-        run alone (equal sizes together): a padded image has exactly the features of the unpadded one.
-        """
-        batch, _, height, width = pixels.shape
-        encode = self.model.model.backbone
-        dtype = None if self.autocast is None else AUTOCAST[self.autocast]
-        maps: list[Tensor | None] = [None] * batch
-        for size in dict.fromkeys(sizes):
-            members = [b for b in range(batch) if sizes[b] == size]
-            crop = pixels[members, :, : size[0], : size[1]].contiguous(memory_format=torch.channels_last)  # faster
-            with torch.autocast(crop.device.type, dtype, enabled=dtype is not None):
-                features = encode(crop, torch.ones(crop.shape[0], *size, device=crop.device))[-1][0].to(crop.dtype)
-            if len(dict.fromkeys(sizes)) == 1 and size == (height, width):  # nothing is padded
-                return features, features.new_ones(batch, *features.shape[2:], dtype=torch.bool)
-            for row, b in enumerate(members):
-                maps[b] = features[row]
-        first = maps[0]
-        assert first is not None
-        h = _grid_length(height, sizes[0][0], first.shape[1])
-        w = _grid_length(width, sizes[0][1], first.shape[2])
-        out = first.new_zeros(batch, first.shape[0], h, w)
-        mask = torch.zeros(batch, h, w, dtype=torch.bool, device=first.device)
-        for b, feature in enumerate(maps):
-            assert feature is not None
-            out[b, :, : feature.shape[1], : feature.shape[2]] = feature
-            mask[b, : feature.shape[1], : feature.shape[2]] = True
-        return out, mask
 
     @contextmanager
     def _observing(self, recorder: Recorder, observe: bool) -> Iterator[None]:
@@ -407,25 +376,3 @@ def _features(activation: Tensor, gradient: Tensor | None, b: int, k: int, valid
     if activation.dim() == 3:  # [C, h, w] -> [N, C]
         activation, own = activation.flatten(1).T, own.flatten(2).transpose(1, 2)
     return Features(pick(activation, 0, valid), pick(own, 1, valid))
-
-
-def _valid_size(mask: Tensor) -> tuple[int, int]:
-    """Height and width of the real pixels of one `pixel_mask` [H, W], which must be a top-left rectangle."""
-    real = mask.bool()
-    height, width = int(real.any(1).sum()), int(real.any(0).sum())
-    if height == 0 or width == 0 or int(real.sum()) != height * width or not bool(real[:height, :width].all()):
-        raise InputError(
-            "pixel_mask must mark one rectangle at the top left of the image (1 = real pixel, 0 = padding); "
-            f"got {int(real.sum())} real pixels in {height} rows and {width} columns"
-        )
-    return height, width
-
-
-def _grid_length(padded: int, real: int, cells: int) -> int:
-    """Cells along a padded side, from how many cells its real part of `real` pixels became.
-
-    Every stride-2 layer of a ResNet maps n to ceil(n / 2).
-    """
-    while real > cells:
-        real, padded = -(-real // 2), -(-padded // 2)
-    return padded

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 from PIL.Image import Image, fromarray
 
-from hetexp.evaluation.masks import segment
+from hetexp.evaluation.masks import finite_maps, segment
 from hetexp.experiments.detection.attribution import DETECTIONS
 from hetexp.experiments.engine.session import Session
-from hetexp.explanation import finite_maps
 
 
 def overlays(session: Session, count: int) -> Iterator[tuple[str, Image]]:

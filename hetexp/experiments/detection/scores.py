@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from torch import Tensor
 
 from hetexp.data.coco import category_ids, category_of
-from hetexp.evaluation.masks import otsu_thresholds_of, segment, to_uint8
+from hetexp.evaluation.masks import finite_maps, otsu_thresholds_of, segment, to_uint8
 from hetexp.evaluation.upsampling import Upsampling
 from hetexp.experiments.detection.attribution import DETECTIONS
 from hetexp.experiments.detection.metrics import METRICS, DetectionMetric, ScoredImage, get_metric
@@ -23,7 +23,6 @@ from hetexp.experiments.engine.methods import MethodSpec
 from hetexp.experiments.engine.results import Result
 from hetexp.experiments.engine.session import Session
 from hetexp.experiments.engine.store import Store
-from hetexp.explanation import finite_maps
 
 log = logging.getLogger("hetexp")
 
