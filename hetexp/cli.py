@@ -22,7 +22,7 @@ STOPPED = 130  # what shells expect of a command that Ctrl-C has ended
 
 @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
 def _run(cfg: DictConfig) -> None:
-    from hetexp.experiments.tasks import run  # torch and transformers load only when something runs
+    from hetexp.tasks import run  # torch and transformers load only when something needs them
 
     try:
         run(cfg)

@@ -1,10 +1,9 @@
-"""The tasks of the command line, by name."""
+"""The tasks that need a model or its results: evaluate, explain, samples, merge; and the public data."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from hetexp.experiments.engine.tracking import log_run
 from hetexp.explanation import Explanation
 from hetexp.reporting.figures.explanation import draw_explanation
 from hetexp.reporting.figures.style import save
-from hetexp.reporting.products import make_figures, make_tables, write_report
 from hetexp.reporting.samples import StoredExplanation
 
 log = logging.getLogger("hetexp")
@@ -156,46 +154,21 @@ def _public(cfg: DictConfig) -> str:
     return str(cfg.data.name)
 
 
-def tables(cfg: DictConfig) -> None:
-    """Write the tables of finished runs and print them."""
-    results = None if cfg.results is None else Path(cfg.results)
-    for made in make_tables(Path(cfg.paths.outputs), _names(cfg.tables), results=results):
-        print(made.text)
-        log.info("%s: %s (from %s)", made.name, ", ".join(map(str, made.paths)), made.source)
+def run_evaluate(cfg: DictConfig) -> None:
+    """task=evaluate."""
+    evaluate(open_session(cfg))
 
 
-def figures(cfg: DictConfig) -> None:
-    """Draw the figures of finished runs and samples."""
-    results = None if cfg.results is None else Path(cfg.results)
-    for made in make_figures(Path(cfg.paths.outputs), _names(cfg.figures), results=results):
-        log.info("%s: %s", made.name, ", ".join(map(str, made.paths)))
+def run_explain(cfg: DictConfig) -> None:
+    """task=explain."""
+    explain_own(open_session(without_data(cfg)))
 
 
-def _names(given: Any) -> list[str] | None:
-    return None if given is None else [str(name) for name in given]
+def run_samples(cfg: DictConfig) -> None:
+    """task=samples."""
+    make_samples(open_session(cfg))
 
 
-def report(cfg: DictConfig) -> None:
-    """Write the report, one HTML file that needs no network."""
-    path = write_report(Path(cfg.paths.outputs), partial=cfg.report.partial)
-    log.info("report: %s (%.1f MiB)", path, path.stat().st_size / 2**20)
-
-
-TASKS: dict[str, Callable[[DictConfig], None]] = {
-    "evaluate": lambda cfg: evaluate(open_session(cfg)),
-    "explain": lambda cfg: explain_own(open_session(without_data(cfg))),
-    "samples": lambda cfg: make_samples(open_session(cfg)),
-    "table": tables,
-    "figure": figures,
-    "report": report,
-    "download": download,
-    "check": check_data,
-    "merge": lambda cfg: evaluate(merged_session(cfg)),
-}
-
-
-def run(cfg: DictConfig) -> None:
-    """Run the configured task."""
-    if cfg.task.name not in TASKS:
-        raise ConfigError(f"unknown task {cfg.task.name!r}. Available tasks: {', '.join(TASKS)}")
-    TASKS[cfg.task.name](cfg)
+def run_merge(cfg: DictConfig) -> None:
+    """task=merge."""
+    evaluate(merged_session(cfg))

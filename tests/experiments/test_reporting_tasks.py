@@ -9,7 +9,8 @@ from run_helpers import Compose, run_to
 
 from hetexp.errors import ConfigError, DataError
 from hetexp.experiments.engine.session import open_session
-from hetexp.experiments.tasks import make_samples, run
+from hetexp.experiments.tasks import make_samples
+from hetexp.tasks import run
 
 FIVE = "methods=[gae,odam,ours_abs,ours_pos,ours_noised]"
 

@@ -10,8 +10,7 @@ import pandas as pd
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from hetexp.experiments.engine.results import RESULTS, results_frame, write_results
-from hetexp.experiments.engine.shards import SHARD_MANIFEST
+from hetexp.experiments.engine.results import RESULTS, SHARD_MANIFEST, results_frame, write_results
 
 log = logging.getLogger("hetexp")
 

@@ -7,17 +7,20 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from hetexp.experiments.engine.methods import MethodSpec
-from hetexp.experiments.engine.session import Session
 from hetexp.files import atomic_write
 
+if TYPE_CHECKING:
+    from hetexp.experiments.engine.methods import MethodSpec
+    from hetexp.experiments.engine.session import Session
+
 RESULTS = "results.csv"
+SHARD_MANIFEST = "shard.json"
 
 
 @dataclass(frozen=True)

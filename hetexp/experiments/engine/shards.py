@@ -13,11 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from hetexp.config import Config
 from hetexp.errors import DataError
+from hetexp.experiments.engine.results import SHARD_MANIFEST
 from hetexp.experiments.engine.session import Session, open_session
 from hetexp.files import WRITING, atomic_write
 from hetexp.paths import files_named
-
-SHARD_MANIFEST = "shard.json"
 
 # Where a run happened decides none of its numbers; what lies at a path is hashed by the store.
 _LOCAL = ("shard", "paths", "progress", "threads", "logger", "task", "merge")
