@@ -17,13 +17,14 @@ from hetexp.data.download.retrieve import download_dataset
 from hetexp.data.download.sources import DOWNLOADS
 from hetexp.errors import ConfigError, DataError
 from hetexp.experiments.engine.results import show, tidy, write_results, write_run
-from hetexp.experiments.engine.samples import PAPER_METHODS, open_image, write_explanations
+from hetexp.experiments.engine.samples import open_image, write_explanations
 from hetexp.experiments.engine.session import Session, open_session
 from hetexp.experiments.engine.shards import merged_session, write_manifest
 from hetexp.experiments.engine.tracking import log_run
 from hetexp.explanation import Explanation
 from hetexp.reporting.figures.explanation import draw_explanation
 from hetexp.reporting.figures.style import save
+from hetexp.reporting.names import PAPER_METHODS
 from hetexp.reporting.samples import StoredExplanation
 
 log = logging.getLogger("hetexp")

@@ -7,6 +7,7 @@ boxes are.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class _Forward:
     recorder: Recorder
 
 
-class GridDetector:
+class GridDetector(ABC):
     """Runs a detector and returns its attention traces; a `Detector`.
 
     Args:
@@ -88,13 +89,13 @@ class GridDetector:
     processor_class: ClassVar[type[BaseImageProcessor]]
     revisions: ClassVar[Mapping[str, str]] = {}  # of hub checkpoints, where the default one does not fit
 
+    @abstractmethod
     def class_scores(self, logits: Tensor) -> Tensor:
         """Class probabilities [..., classes] from the model's own logits."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode_boxes(self, decoded: Any) -> Tensor:
         """Boxes [B, Q, 4] (cxcywh, relative) from the decoder's output."""
-        raise NotImplementedError
 
     # -- the rest is the family's ------------------------------------------------------------------------------
 

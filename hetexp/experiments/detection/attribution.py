@@ -34,7 +34,7 @@ def attribute_all(session: Session) -> None:
     chunks = make_chunks(data.items, session.cfg.chunk_size, data.item_digest)
     retry = OutOfMemoryRetry(
         f"free memory on {session.adapter.device}, take another device, or raise model.score_threshold="
-        f"{session.cfg.model.score_threshold} so that fewer detections are explained"
+        f"{session.adapter.score_threshold:g} so that fewer detections are explained"
     )
     compute_missing(session, chunks, DETECTIONS, partial(_attribute_chunk, session, data, retry))
 

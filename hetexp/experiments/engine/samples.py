@@ -17,8 +17,8 @@ from hetexp.errors import ConfigError, DataError
 from hetexp.experiments.engine.session import Session
 from hetexp.explanation import Explanation
 from hetexp.files import atomic_folder
+from hetexp.reporting.names import PAPER_METHODS
 
-PAPER_METHODS = ("gae", "odam", "ours_abs", "ours_pos", "ours_noised")
 DEFAULT_ITEMS = 6
 ITEMS_FILE = Path(__file__).with_name("sample_items.yaml")
 
