@@ -11,7 +11,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from hetexp.attribution.attribute import attribute, build_methods, observe
+from hetexp.attribution.attribute import attribute, build_methods, observe, pictures
 from hetexp.attribution.method import Method
 from hetexp.errors import InputError
 from hetexp.explanation import Explanation, Relevance, Row
@@ -70,8 +70,11 @@ def collect(
     methods: Mapping[str, Method],
     **more: Any,
 ) -> Explanation:
-    """One explanation of the relevance found in the traces of a batch; `more` are fields of `Explanation`."""
-    relevance = {name: {s: torch.cat([f[name][s] for f in found]) for s in traces[0].sources} for name in found[0]}
+    """One explanation of what `attribute` found in the traces of a batch; `more` are fields of `Explanation`."""
+    shown = [pictures(trace, f) for trace, f in zip(traces, found, strict=True)]
+    relevance = {name: {s: torch.cat([f[name][s] for f in shown]) for s in traces[0].sources} for name in found[0]}
+    scales = [s for s in traces[0].sources if traces[0].layouts[s].levels]
+    multiscale = {name: {s: torch.cat([f[name][s] for f in found]) for s in scales} for name in found[0] if scales}
     rows = [row for item, trace in enumerate(traces) for row in describe_rows(trace, adapter.labels, item)]
     return Explanation(
         relevance,
@@ -80,6 +83,7 @@ def collect(
         provenance(adapter, methods),
         [{s: trace.layouts[s].grid for s in trace.sources} for trace in traces],
         [trace.layouts["image"].extent for trace in traces],
+        multiscale=multiscale,
         **more,
     )
 

@@ -75,6 +75,8 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
         words: the question's tokens as text, special ones included.
         regions: boxes of the image's regions, x1, y1, x2, y2 in units of the image's sides [R, 4].
         answers: the most probable answers, each with "answer", "logit" and "probability".
+        multiscale: method -> source -> raw relevance of all tokens [k, N], of sources that the model sees at several
+            scales; `relevance` shows them on the finest grid.
         details: further entries of `info.json` (an item's name, the answer held against the best one).
     """
 
@@ -90,6 +92,7 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
     regions: Tensor | None = None
     answers: list[dict[str, Any]] | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    multiscale: Relevance = field(default_factory=dict)
 
     # -- a mapping ---------------------------------------------------------------------------------------------
 
@@ -137,7 +140,8 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
 
     def tokens(self, method: str, source: str) -> Tensor:
         """Raw relevance in the model's own order of tokens [k, N]."""
-        return self.relevance[method][source].flatten(1)
+        scales = self.multiscale.get(method, {})
+        return scales[source] if source in scales else self.relevance[method][source].flatten(1)
 
     def item(self, number: int) -> Explanation:
         """The rows of one input of a batch, their maps cut to what is not padding."""

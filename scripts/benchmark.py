@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 from transformers import DetrConfig, DetrForObjectDetection, LxmertConfig, LxmertForQuestionAnswering, ResNetConfig
 
-from hetexp.attribution.attribute import attribute, build_methods, observe
+from hetexp.attribution.attribute import attribute, build_methods, observe, pictures
 from hetexp.config import composed
 from hetexp.evaluation.perturbation import variants
 from hetexp.experiments.engine.session import open_session
@@ -82,7 +82,7 @@ def ours(model: DetrForObjectDetection, pixels: Tensor, targets: int, methods: t
     adapter = DetrAdapter(model)
     built = build_methods(methods)
     (trace,) = observe(adapter, {"pixel_values": pixels}, [[Logit(0, q) for q in range(targets)]], built)
-    return {name: found["image"] for name, found in attribute(trace, built).items()}
+    return {name: found["image"] for name, found in pictures(trace, attribute(trace, built)).items()}
 
 
 # -- the reference's way ---------------------------------------------------------------------------------------

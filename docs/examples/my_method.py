@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hetexp import MethodRecord, register_method
 from hetexp.attribution.corrections import CorrectedMaps
+from hetexp.attribution.maps import Map
 from hetexp.attribution.propagation import readout_rows, through_encoder, walk_back
 from hetexp.errors import ConfigError
 from hetexp.models.trace import AttentionStep, AttentionTrace
@@ -31,14 +32,14 @@ class Sharpened:
             raise ConfigError(f"power={self.power} must be larger than 0")
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
-        """Relevance of every source for the explained tokens, [k, N] each."""
+        """Relevance of every stream with sources for the explained tokens, [k, N] each."""
 
-        def map_of(step: AttentionStep) -> Tensor:
-            return maps(step, "pos") ** self.power  # a new tensor: other methods read the same maps
+        def map_of(step: AttentionStep) -> Map:
+            return maps(step, "pos").change(lambda a: a**self.power)  # a new map: other methods read this one
 
         rows = walk_back(readout_rows(trace), trace.fusion, map_of)
         rows = through_encoder(rows, trace, map_of, noise_link=None)
-        return {source: rows[source] for source in trace.sources}
+        return {stream: rows[stream] for stream in trace.source_streams}
 
 
 register_method(MethodRecord("my_method", "Sharpened", f"{__name__}:Sharpened", "this page"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,13 +10,14 @@ import torch
 from torch import Tensor
 
 from hetexp.attribution.corrections import CorrectedMaps
+from hetexp.attribution.maps import attention_rows, head_mean
 from hetexp.attribution.propagation import readout_rows
 from hetexp.models.trace import AttentionStep, AttentionTrace
 
 
-def _last(trace: AttentionTrace, source: str) -> AttentionStep:
-    """The last step in which the explained token's stream attends `source`."""
-    found = [s for s in trace.steps() if s.query == trace.readout and s.key == source]
+def _last(trace: AttentionTrace, stream: str) -> AttentionStep:
+    """The last step in which a stream that the prediction is read from attends `stream`."""
+    found = [s for s in trace.steps() if s.query in trace.readouts and s.key == stream]
     return found[-1]
 
 
@@ -27,8 +29,12 @@ class RawAttention:
     features: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
-        """Relevance of every source for the explained tokens, [k, N] each."""
-        return {s: _last(trace, s).probabilities.mean(0)[trace.tokens] for s in trace.sources}
+        """Relevance of every stream with sources for the explained tokens, [k, N] each."""
+        out = {}
+        for stream in trace.source_streams:
+            step = _last(trace, stream)
+            out[stream] = attention_rows(step, trace.readouts[step.query], trace.sizes).mean(1)
+        return out
 
 
 @dataclass(frozen=True)
@@ -43,29 +49,32 @@ class Rollout:
     features: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
-        """Relevance of every source for the explained tokens, [k, N] each."""
+        """Relevance of every stream with sources for the explained tokens, [k, N] each."""
         steps = list(trace.steps())
-        start = readout_rows(trace)[trace.readout]
+        start = readout_rows(trace)
         out = {}
-        for source in trace.sources:
-            if source == trace.readout:
-                out[source] = self._through(start, [s for s in steps if s.is_self and s.query == source])
+        for stream in trace.source_streams:
+            if stream in trace.readouts:
+                own = [s for s in steps if s.is_self and s.query == stream]
+                out[stream] = self._through(start[stream], own, trace)
                 continue
-            cross = max(i for i, s in enumerate(steps) if s.query == trace.readout and s.key == source)
-            own = [s for s in steps[:cross] if s.is_self and s.query == trace.readout]
-            theirs = [s for s in steps[:cross] if s.is_self and s.query == source]
+            cross = max(i for i, s in enumerate(steps) if s.query in trace.readouts and s.key == stream)
+            reader = steps[cross].query
+            own = [s for s in steps[:cross] if s.is_self and s.query == reader]
+            theirs = [s for s in steps[:cross] if s.is_self and s.query == stream]
             # row t of R_XX^T is column t of R_XX: X's rollout is small, its columns come from unit vectors
-            eye = torch.eye(start.shape[1], dtype=start.dtype, device=start.device)
-            column = self._through(eye, own)[:, trace.tokens].T
-            out[source] = self._through(column @ steps[cross].probabilities.mean(0), theirs)
+            like = start[reader]
+            eye = torch.eye(like.shape[1], dtype=like.dtype, device=like.device)
+            column = self._through(eye, own, trace)[:, trace.readouts[reader]].T
+            out[stream] = self._through(head_mean(steps[cross], trace.sizes).apply(column), theirs, trace)
         return out
 
     @staticmethod
-    def _through(rows: Tensor, steps: list[AttentionStep]) -> Tensor:
+    def _through(rows: Tensor, steps: Sequence[AttentionStep], trace: AttentionTrace) -> Tensor:
         for step in reversed(steps):
-            attention = step.probabilities.mean(0)
-            scaled = rows / (attention.sum(1) + 1)
-            rows = scaled + scaled @ attention
+            attention = head_mean(step, trace.sizes)
+            scaled = rows / (attention.row_sums()[0] + 1)
+            rows = scaled + attention.apply(scaled)
         return rows
 
 
@@ -77,12 +86,12 @@ class GradCam:
     features: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
-        """Relevance of every source for the explained tokens, [k, N] each."""
+        """Relevance of every stream with sources for the explained tokens, [k, N] each."""
         out = {}
-        for source in trace.sources:
-            step = _last(trace, source)
-            rows = step.probabilities[:, trace.tokens].transpose(0, 1)  # [k, heads, Nk]
+        for stream in trace.source_streams:
+            step = _last(trace, stream)
+            rows = attention_rows(step, trace.readouts[step.query], trace.sizes)  # [k, heads, Nk]
             # mean over all Nq x Nk entries of G_h = g V^T is the product of the two means
             weights = (step.output_gradient.mean(2) * step.values.mean(1)).sum(-1)  # [k, heads]
-            out[source] = (weights.unsqueeze(-1) * rows).mean(1).relu()
+            out[stream] = (weights.unsqueeze(-1) * rows).mean(1).relu()
         return out

@@ -46,32 +46,42 @@ def attribute(
     source, its own entry is 0 for every method: it says nothing about the other tokens.
 
     Returns:
-        method -> source -> relevance in the source's own shape, [k, h, w] or [k, N].
+        method -> source -> relevance of its tokens in the model's own order, padding included (0) [k, positions].
     """
     corrections = sorted({c for m in methods.values() for c in m.corrections})
     step = _targets_at_once(trace, len(corrections), byte_budget)
     parts: dict[str, list[dict[str, Tensor]]] = {name: [] for name in methods}
     for start in range(0, max(trace.n_targets, 1), step):
         piece = trace.slice(start, start + step)
-        maps = CorrectedMaps(corrections)
+        maps = CorrectedMaps(corrections, piece.sizes)
         for name, method in methods.items():
             parts[name].append(_without_itself(piece, method(piece, maps)))
     return {
-        name: {s: trace.layouts[s].restore(torch.cat([p[s] for p in pieces])) for s in trace.sources}
+        name: {
+            source: trace.layouts[source].tokens(torch.cat([view.of(p[view.stream]) for p in pieces]))
+            for source, view in trace.views.items()
+        }
         for name, pieces in parts.items()
     }
 
 
+def pictures(trace: AttentionTrace, found: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """What `attribute` found in each source's own shape: [k, h, w] of an image grid, [k, N] of a sequence."""
+    return {name: {s: trace.layouts[s].picture(r) for s, r in by_source.items()} for name, by_source in found.items()}
+
+
 def _without_itself(trace: AttentionTrace, relevance: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Relevance per source [k, N] with the explained token's own entry set to 0."""
-    if trace.readout not in relevance:
-        return relevance
-    row = relevance[trace.readout]
-    k = torch.arange(trace.n_targets, device=row.device)
-    return relevance | {trace.readout: row.index_put((k, trace.tokens), row.new_zeros(()))}
+    """Relevance per stream [k, N] with the explained token's own entry set to 0."""
+    k = torch.arange(trace.n_targets, device=trace.tokens.device)
+    cleared = {
+        stream: relevance[stream].index_put((k, tokens), relevance[stream].new_zeros(()))
+        for stream, tokens in trace.readouts.items()
+        if stream in relevance
+    }
+    return relevance | cleared
 
 
 def _targets_at_once(trace: AttentionTrace, corrections: int, byte_budget: int) -> int:
-    entries = sum(trace.sizes[s.query] * trace.sizes[s.key] for s in trace.steps())
+    entries = sum(step.entries for step in trace.steps())
     itemsize = next(trace.steps()).values.dtype.itemsize
     return max(1, byte_budget // max(1, entries * itemsize * corrections))

@@ -21,10 +21,10 @@ class Random:
     features: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
-        """Noise in [0, 1) for every source, [k, N] each."""
+        """Noise in [0, 1) for every stream with sources, [k, N] each."""
         logits = trace.outputs["logits"].double().cpu().numpy().round(2) + 0.0  # no negative zero
         out = {}
-        for source in trace.sources:
+        for source in trace.source_streams:
             rows = []
             for token in trace.tokens.tolist():
                 seed = zlib.crc32(f"{source}/{token}".encode(), zlib.crc32(logits.tobytes()))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from hetexp.attribution.corrections import CorrectedMaps
+from hetexp.attribution.maps import Map
 from hetexp.attribution.propagation import (
     MapOf,
     encoder_steps,
     normalised_rollout,
+    readout_rows,
     rollout_increment,
     rollout_row_sums,
 )
@@ -31,6 +35,9 @@ class Gae:
     A stream that fusion never updates (DETR's image) enters as one common right factor N(R_YY); it is left out of
     the matrices and applied to the wanted row at the end, so no N x N matrix of it exists.
 
+    A stream that the prediction is read from and that attends nothing but itself (a joint stream, a tower) has only
+    the first rule, and its wanted row is found without R_XX.
+
     A zero row of R - I makes N(R) NaN. For encoder-decoder models the reference sets the whole NaN product to 0,
     so that layer adds nothing; for LXMERT it lets NaN through.
 
@@ -43,35 +50,43 @@ class Gae:
     features: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
-        """Relevance of every source for the explained tokens, [k, N] each."""
+        """Relevance of every stream with sources for the explained tokens, [k, N] each."""
 
-        def map_of(step: AttentionStep) -> Tensor:
+        def map_of(step: AttentionStep) -> Map:
             return maps(step, "pos")
 
-        fixed = {s for s in trace.sizes if all(step.query != s for group in trace.fusion for step in group)}
-        scores = self._start(trace, map_of, fixed)
+        moved = {step.query for group in trace.fusion for step in group}
+        alone = {s for s in trace.readouts if all(step.is_self for step in trace.steps() if step.query == s)}
+        fixed = set(trace.sizes) - moved - alone
+        scores = self._start(trace, map_of, fixed | alone)
         undefined = {s: self._undefined(trace, s, map_of) for s in fixed}
-        for group in trace.fusion:
+        for group in trace.fusion if scores else ():
             before = dict(scores)
             for step in group:
                 if step.is_self:
                     for pair in [p for p in scores if p[0] == step.query]:
-                        scores[pair] = scores[pair] + map_of(step) @ before[pair]
+                        scores[pair] = scores[pair] + map_of(step).times(before[pair])
                 else:
                     self._cross(step, map_of(step), before, scores, trace.sources_fixed, undefined)
-        return {s: self._row(trace, scores, s, map_of, s in fixed) for s in trace.sources}
+        start = readout_rows(trace)
+        return {
+            s: start[s] + rollout_increment(start[s], [step for step in trace.steps() if step.query == s], map_of)
+            if s in alone
+            else self._row(trace, scores, s, map_of, s in fixed)
+            for s in trace.source_streams
+        }
 
-    def _start(self, trace: AttentionTrace, map_of: MapOf, fixed: set[str]) -> Matrices:
+    def _start(self, trace: AttentionTrace, map_of: MapOf, without: set[str]) -> Matrices:
         like = next(trace.steps()).values
         k = trace.n_targets
-        moving = [s for s in trace.sizes if s not in fixed]
+        moving = [s for s in trace.sizes if s not in without]
         scores = {}
         for x in moving:
             for y in trace.sizes:
                 scores[x, y] = like.new_zeros(k, trace.sizes[x], trace.sizes[y])
             scores[x, x] = scores[x, x] + torch.eye(trace.sizes[x], dtype=like.dtype, device=like.device)
             for step in encoder_steps(trace, x):
-                scores[x, x] = scores[x, x] + map_of(step) @ scores[x, x]
+                scores[x, x] = scores[x, x] + map_of(step).times(scores[x, x])
         return scores
 
     def _normalised(self, matrix: Tensor) -> Tensor:
@@ -84,38 +99,46 @@ class Gae:
     def _cross(
         self,
         step: AttentionStep,
-        attention: Tensor,
+        attention: Map,
         before: Matrices,
         scores: Matrices,
         sources_fixed: bool,
         undefined: dict[str, Tensor],
     ) -> None:
         x, y = step.query, step.key
-        added = self._normalised(before[x, x]).transpose(1, 2) @ attention
+        added = attention.under(self._normalised(before[x, x]).transpose(1, 2))
         if y in undefined:
             added = torch.where(undefined[y][:, None, None], torch.nan, added)
         else:
             added = added @ self._normalised(before[y, y])
-            scores[x, x] = scores[x, x] + attention @ before[y, x]
+            scores[x, x] = scores[x, x] + attention.times(before[y, x])
         if sources_fixed:
             broken = added.isnan().flatten(1).any(1)  # the product spreads NaN over every row it can reach
             added = torch.where(broken[:, None, None], 0, added)
         scores[x, y] = scores[x, y] + added
 
     def _undefined(self, trace: AttentionTrace, stream: str, map_of: MapOf) -> Tensor:
-        """Targets [k] whose N(R_YY) has a 0 / 0 row."""
+        """Targets [k] whose N(R_YY) has a 0 / 0 row. A token that attends nothing by design keeps its row of I."""
         like = next(trace.steps()).values.new_zeros(trace.n_targets, trace.sizes[stream])
         steps = encoder_steps(trace, stream)
         if not self.normalise or not steps:
             return torch.zeros(trace.n_targets, dtype=torch.bool, device=like.device)
-        return (rollout_row_sums(steps, map_of, like) == 0).any(1)
+        return (rollout_row_sums(steps, map_of, like) == 0)[:, _attending(steps, trace.sizes[stream])].any(1)
 
     def _row(self, trace: AttentionTrace, scores: Matrices, source: str, map_of: MapOf, fixed: bool) -> Tensor:
         k = torch.arange(trace.n_targets, device=trace.tokens.device)
-        row = scores[trace.readout, source][k, trace.tokens]
+        row = reduce(torch.add, [scores[stream, source][k, tokens] for stream, tokens in trace.readouts.items()])
         if not fixed:
             return row
         steps = encoder_steps(trace, source)
         if not self.normalise:
             return row + rollout_increment(row, steps, map_of)
         return normalised_rollout(row, steps, map_of)
+
+
+def _attending(steps: Sequence[AttentionStep], n: int) -> Tensor:
+    """Which of a stream's tokens are a row of any step [n]."""
+    found = torch.zeros(n, dtype=torch.bool, device=steps[0].values.device)
+    for step in steps:
+        found[slice(None) if step.query_index is None else step.query_index] = True
+    return found

@@ -35,11 +35,11 @@ class Homologous:
         return (self.correction,)
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
-        """Relevance of every source, [k, N] each."""
+        """Relevance of every stream with sources, [k, N] each."""
         start = readout_rows(trace)
         out = {}
-        for source in trace.sources:
-            rows = start[source] if source == trace.readout else torch.ones_like(start[source])
+        for source in trace.source_streams:
+            rows = start[source] if source in trace.readouts else torch.ones_like(start[source])
             steps = encoder_steps(trace, source)
             out[source] = rows + rollout_increment(rows, steps, lambda step: maps(step, self.correction))
         return out

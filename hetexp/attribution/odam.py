@@ -28,11 +28,11 @@ class Odam:
         return (self.feature,)
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
-        """Relevance of every source for the explained tokens, [k, N] each."""
+        """Relevance of every stream with sources for the explained tokens, [k, N] each."""
         if self.feature not in trace.features:
             raise InputError(
                 f"ODAM reads the features {self.feature!r}, which this trace was taken without: trace with "
                 f"features=[{self.feature!r}]"
             )
         of_source = trace.features[self.feature]
-        return {s: (of_source[s].gradient * of_source[s].activation).sum(-1).relu() for s in trace.sources}
+        return {s: (of_source[s].gradient * of_source[s].activation).sum(-1).relu() for s in trace.source_streams}

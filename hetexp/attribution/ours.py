@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from hetexp.attribution.corrections import CorrectedMaps, known_correction
+from hetexp.attribution.maps import Map
 from hetexp.attribution.propagation import readout_rows, through_encoder, walk_back
 from hetexp.errors import ConfigError
 from hetexp.models.trace import AttentionStep, AttentionTrace
@@ -38,12 +39,12 @@ class Ours:
         return (self.correction,)
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
-        """Relevance of every source for the explained tokens, [k, N] each."""
+        """Relevance of every stream with sources for the explained tokens, [k, N] each."""
 
-        def map_of(step: AttentionStep) -> Tensor:
+        def map_of(step: AttentionStep) -> Map:
             return maps(step, self.correction)
 
         rows = walk_back(readout_rows(trace), trace.fusion, map_of)
         link = None if self.noise_link == "none" else self.noise_link
         rows = through_encoder(rows, trace, map_of, link)
-        return {s: rows[s] for s in trace.sources}
+        return {s: rows[s] for s in trace.source_streams}

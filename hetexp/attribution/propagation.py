@@ -11,18 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hetexp.attribution.corrections import apply
+from hetexp.attribution.maps import Map
 from hetexp.models.trace import AttentionStep, AttentionTrace, Group
 
 Rows = dict[str, Tensor]  # per stream [k, N]
-MapOf = Callable[[AttentionStep], Tensor]  # corrected map of a step [k, Nq, Nk]
+MapOf = Callable[[AttentionStep], Map]  # corrected map of a step
 
 
 def readout_rows(trace: AttentionTrace) -> Rows:
     """One-hot rows of the explained tokens; the other streams start at 0."""
     like = next(trace.steps()).values
     rows = {s: like.new_zeros(trace.n_targets, n) for s, n in trace.sizes.items()}
-    rows[trace.readout][torch.arange(trace.n_targets, device=like.device), trace.tokens] = 1
+    for stream, tokens in trace.readouts.items():
+        rows[stream][torch.arange(trace.n_targets, device=like.device), tokens] = 1
     return rows
 
 
@@ -32,7 +33,7 @@ def walk_back(rows: Rows, groups: Sequence[Group], map_of: MapOf) -> Rows:
     for group in reversed(groups):
         before = dict(current)
         for step in group:
-            current[step.key] = current[step.key] + apply(before[step.query], map_of(step))
+            current[step.key] = current[step.key] + map_of(step).apply(before[step.query])
     return current
 
 
@@ -48,7 +49,7 @@ def rollout_increment(rows: Tensor, steps: Sequence[AttentionStep], map_of: MapO
     """
     increment = torch.zeros_like(rows)
     for step in reversed(steps):
-        increment = increment + apply(rows + increment, map_of(step))
+        increment = increment + map_of(step).apply(rows + increment)
     return increment
 
 
@@ -56,7 +57,7 @@ def rollout_row_sums(steps: Sequence[AttentionStep], map_of: MapOf, like: Tensor
     """Row sums of R - I for the rollout of Eq. 5, [k, N]; `like` [k, N] gives shape and type."""
     sums = torch.zeros_like(like)
     for step in steps:
-        sums = sums + torch.bmm(map_of(step), (1 + sums).unsqueeze(2)).squeeze(2)
+        sums = sums + map_of(step).times((1 + sums).unsqueeze(2)).squeeze(2)
     return sums
 
 

@@ -33,6 +33,7 @@ from hetexp.models.trace import (
     Group,
     Layout,
     Target,
+    View,
     batched_gradients,
     reads_box,
 )
@@ -356,11 +357,10 @@ class GridDetector(ABC):
         logits = run.logits[b].detach()
         return AttentionTrace(
             sizes={"image": len(valid), "queries": run.logits.shape[1]},
-            sources=self.sources,
+            views={"image": View("image")},
             encoder=tuple(groups[:n_encoder]),
             fusion=tuple(groups[n_encoder:]),
-            readout="queries",
-            tokens=torch.tensor([q for _, q in pairs], dtype=torch.long, device=run.logits.device),
+            readouts={"queries": torch.tensor([q for _, q in pairs], dtype=torch.long, device=run.logits.device)},
             targets=tuple(target for target, _ in pairs),
             layouts={"image": Layout((height, width), valid, run.sizes[b])},
             features={

@@ -29,6 +29,7 @@ from hetexp.models.trace import (
     Group,
     Layout,
     Target,
+    View,
     batched_gradients,
     reads_box,
 )
@@ -197,11 +198,10 @@ class LxmertAdapter:
             items.append(
                 AttentionTrace(
                     sizes={s: len(v) for s, v in valid.items()},
-                    sources=self.sources,
+                    views={s: View(s) for s in self.sources},
                     encoder=encoder,
                     fusion=fusion,
-                    readout="text",
-                    tokens=torch.zeros(len(wanted), dtype=torch.long, device=self.device),
+                    readouts={"text": torch.zeros(len(wanted), dtype=torch.long, device=self.device)},
                     targets=tuple(wanted),
                     layouts={s: Layout((masks[s].shape[1],), v) for s, v in valid.items()},
                     features={

@@ -41,19 +41,48 @@ def reads_box(target: Target) -> bool:
 class AttentionStep:
     """One attention structure as observed: stream `query` attends stream `key`.
 
-    Masked (padding) tokens are left out of every tensor.
+    Masked (padding) tokens are left out of every tensor. A dense map holds the softmax output for every key. A
+    sparse one (deformable attention) holds the `C` entries of a row that may differ from 0 and says in `indices` which
+    key each belongs to; a key that is named several times gets their sum.
+
+    Attributes:
+        name: e.g. "encoder.0.self".
+        query: stream of the rows.
+        key: stream of the columns.
+        probabilities: A_h, dense [heads, Nq, Nk] or sparse [heads, Nq, C].
+        values: V_h [heads, Nk, head_dim].
+        output_gradient: dy/dO_h with O_h = A_h V_h [targets, heads, Nq, head_dim].
+        indices: of a sparse map, the key of every entry [heads, Nq, C]; None of a dense one.
+        query_index: the rows' tokens in their stream [Nq]; None where they are all of them, in order.
+        key_index: likewise the columns' [Nk].
     """
 
-    name: str  # e.g. "encoder.0.self"
+    name: str
     query: str
     key: str
-    probabilities: Tensor  # A_h, softmax output [heads, Nq, Nk]
-    values: Tensor  # V_h [heads, Nk, head_dim]
-    output_gradient: Tensor  # dy/dO_h, O_h = A_h V_h [targets, heads, Nq, head_dim]
+    probabilities: Tensor
+    values: Tensor
+    output_gradient: Tensor
+    indices: Tensor | None = None
+    query_index: Tensor | None = None
+    key_index: Tensor | None = None
 
     @property
     def is_self(self) -> bool:
         return self.query == self.key
+
+    @property
+    def n_query(self) -> int:
+        return self.output_gradient.shape[2]
+
+    @property
+    def n_key(self) -> int:
+        return self.values.shape[1]
+
+    @property
+    def entries(self) -> int:
+        """Numbers in one corrected map of this step: Nq x Nk, or heads x Nq x C where the map is sparse."""
+        return self.n_query * self.n_key if self.indices is None else self.indices.numel()
 
 
 # Steps of one group read the streams as they were before the group (LXMERT's two cross-attentions).
@@ -69,28 +98,66 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Level:
+    """One level of a multi-scale image: a grid (h, w), padding included, and the part of it that is valid."""
+
+    shape: tuple[int, int]
+    valid: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Layout:
-    """Where a stream's valid tokens lie in the shape a user sees.
+    """Where a source's valid tokens lie in the shape a user sees.
 
     Attributes:
         shape: (h, w) of an image grid, (N,) of a sequence, padding included.
-        index: flat position of each valid token [N], ascending.
+        index: position of each valid token in the model's own order, padding included [N], ascending.
         extent: height and width in input pixels of what the valid tokens of an image grid cover.
+        levels: of a multi-scale image all grids in the model's own order, the finest (of `shape`) first; empty
+            elsewhere.
     """
 
     shape: tuple[int, ...]
     index: Tensor
     extent: tuple[int, int] | None = None
+    levels: tuple[Level, ...] = ()
+
+    @property
+    def positions(self) -> int:
+        """Tokens in the model's own order, padding included."""
+        return sum(math.prod(level.shape) for level in self.levels) if self.levels else math.prod(self.shape)
+
+    def tokens(self, relevance: Tensor) -> Tensor:
+        """Scatter [targets, N] to the model's own order of tokens [targets, positions]; padded ones are 0."""
+        full = relevance.new_zeros(relevance.shape[0], self.positions)
+        full[:, self.index] = relevance
+        return full
+
+    def picture(self, tokens: Tensor) -> Tensor:
+        """Relevance [targets, positions] in the shape a user sees [targets, *shape].
+
+        A multi-scale image is shown on its finest grid: each token's relevance is spread evenly over the part of the
+        image that it covers, so the sum of all cells is the sum of all tokens.
+        """
+        if not self.levels:
+            return tokens.reshape(-1, *self.shape)
+        (height, width), finest = self.levels[0].shape, self.levels[0].valid
+        out = tokens.new_zeros(len(tokens), height, width)
+        for level, part in zip(self.levels, tokens.split([math.prod(a.shape) for a in self.levels], 1), strict=True):
+            grid = part.reshape(-1, *level.shape)[:, : level.valid[0], : level.valid[1]]
+            rows, columns = (_overlap(n, m).to(tokens) for n, m in zip(level.valid, finest, strict=True))
+            out[:, : finest[0], : finest[1]] += rows.T @ grid @ columns
+        return out
 
     def restore(self, relevance: Tensor) -> Tensor:
         """Scatter [targets, N] to [targets, *shape]; padded positions are 0."""
-        full = relevance.new_zeros(relevance.shape[0], math.prod(self.shape))
-        full[:, self.index] = relevance
-        return full.reshape(-1, *self.shape)
+        return self.picture(self.tokens(relevance))
 
     @property
     def grid(self) -> tuple[int, ...]:
         """The part of `shape` that valid tokens fill, from its first corner on."""
+        if self.levels:
+            return self.levels[0].valid
         if len(self.index) == math.prod(self.shape) or len(self.index) == 0:
             return self.shape if len(self.index) else (0,) * len(self.shape)
         return tuple(int(axis.max()) + 1 for axis in np.unravel_index(self.index.cpu().numpy(), self.shape))
@@ -100,34 +167,78 @@ class Layout:
         return relevance[(slice(None), *(slice(0, n) for n in self.grid))]
 
 
+def _overlap(coarse: int, fine: int) -> Tensor:
+    """Share of each of `coarse` equal parts of a side that lies in each of `fine` equal parts, [coarse, fine]."""
+    a, b = (torch.arange(n + 1, dtype=torch.float64) / n for n in (coarse, fine))
+    shared = torch.minimum(a[1:, None], b[1:]) - torch.maximum(a[:-1, None], b[:-1])
+    return shared.clamp(min=0) * coarse
+
+
+@dataclass(frozen=True)
+class View:
+    """A source as a part of a stream: which of the stream's tokens belong to it [N]; None stands for all."""
+
+    stream: str
+    index: Tensor | None = None
+
+    def of(self, rows: Tensor) -> Tensor:
+        """The source's part of rows over the stream [k, stream's tokens]."""
+        return rows if self.index is None else rows[:, self.index]
+
+
 @dataclass(frozen=True)
 class AttentionTrace:
     """The attention program of one input and what was observed while it ran for `k` targets.
 
     `encoder` holds the homologous part (type A: self-attention on one source), `fusion` everything from the
-    first step that mixes sources on (types B and C). The explained token of target j is `tokens[j]` of stream
-    `readout`. Attribution is reported for `sources`.
+    first step that mixes sources on (types B and C). The prediction is read from one token of each stream in
+    `readouts`: one for most models, two for a similarity of two towers.
+
+    Attributes:
+        sizes: valid tokens of each stream.
+        views: source -> what it is of a stream; attribution is reported for sources.
+        encoder: groups of the homologous part, in order.
+        fusion: groups of the rest, in order.
+        readouts: stream -> explained token of every target [k].
+        targets: what was explained, a row each.
+        layouts: source -> where its tokens lie.
+        features: feature name -> stream -> features, those that were asked for.
+        outputs: model outputs of this input (logits, ...).
     """
 
-    sizes: Mapping[str, int]  # valid tokens of each stream
-    sources: tuple[str, ...]
+    sizes: Mapping[str, int]
+    views: Mapping[str, View]
     encoder: tuple[Group, ...]
     fusion: tuple[Group, ...]
-    readout: str
-    tokens: Tensor  # [k]
-    targets: tuple[Target, ...]  # what was explained, a row each
+    readouts: Mapping[str, Tensor]
+    targets: tuple[Target, ...]
     layouts: Mapping[str, Layout]
-    features: Mapping[str, Mapping[str, Features]]  # feature name -> source -> features, those that were asked for
-    outputs: Mapping[str, Any] = field(default_factory=dict)  # model outputs of this input (logits, ...)
+    features: Mapping[str, Mapping[str, Features]] = field(default_factory=dict)
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of what attribution is reported for."""
+        return tuple(self.views)
+
+    @property
+    def source_streams(self) -> tuple[str, ...]:
+        """The streams that hold sources."""
+        return tuple(dict.fromkeys(view.stream for view in self.views.values()))
+
+    @property
+    def tokens(self) -> Tensor:
+        """Explained token of every target in the first stream that the prediction is read from [k]."""
+        return next(iter(self.readouts.values()))
 
     @property
     def n_targets(self) -> int:
-        return int(self.tokens.shape[0])
+        return len(self.targets)
 
     @property
     def sources_fixed(self) -> bool:
         """True if no source is ever updated by another stream (encoder-decoder models)."""
-        return all(step.is_self or step.query not in self.sources for step in self.steps())
+        return all(step.is_self or step.query not in self.source_streams for step in self.steps())
 
     def steps(self) -> Iterator[AttentionStep]:
         for group in (*self.encoder, *self.fusion):
@@ -146,7 +257,7 @@ class AttentionTrace:
             self,
             encoder=cut(self.encoder),
             fusion=cut(self.fusion),
-            tokens=self.tokens[start:stop],
+            readouts={stream: tokens[start:stop] for stream, tokens in self.readouts.items()},
             targets=self.targets[start:stop],
             features={
                 name: {s: replace(f, gradient=f.gradient[start:stop]) for s, f in by_source.items()}

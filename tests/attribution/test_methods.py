@@ -39,9 +39,9 @@ def test_corrections_of_one_step(trace: AttentionTrace, block: int, monkeypatch:
     """Blocks of one head, of three heads or one target, and of everything."""
     monkeypatch.setattr(corrections, "block_bytes", lambda device: block)
     step = next(trace.steps())
-    got = corrected_maps(step, ["pos", "full", "abs"])
+    got = {name: one.dense() for name, one in corrected_maps(step, ["pos", "full", "abs"]).items()}
     for name in got:
-        assert torch.allclose(corrected_maps(step, [name])[name], got[name], rtol=0, atol=1e-15)
+        assert torch.allclose(corrected_maps(step, [name])[name].dense(), got[name], rtol=0, atol=1e-15)
     gradient = torch.einsum("khqd,hnd->khqn", step.output_gradient, step.values)
     for name, factor in {"pos": gradient.clamp(min=0), "full": gradient, "abs": gradient.abs()}.items():
         want = (factor * step.probabilities).mean(1)
@@ -50,7 +50,7 @@ def test_corrections_of_one_step(trace: AttentionTrace, block: int, monkeypatch:
 
 
 def test_maps_are_computed_once_and_only_as_announced(trace: AttentionTrace) -> None:
-    maps = CorrectedMaps(["pos"])
+    maps = CorrectedMaps(["pos"], trace.sizes)
     step = next(trace.steps())
     assert maps(step, "pos") is maps(step, "pos")
     with pytest.raises(ConfigError, match="'abs' was not announced"):
@@ -79,7 +79,7 @@ def test_methods_differ(trace: AttentionTrace) -> None:
 
 
 def test_random_repeats_and_differs_between_targets(trace: AttentionTrace) -> None:
-    maps = CorrectedMaps([])
+    maps = CorrectedMaps([], trace.sizes)
     first, again = Random()(trace, maps)["image"], Random()(trace, maps)["image"]
     assert torch.equal(first, again)
     assert not torch.equal(first[0], first[1])

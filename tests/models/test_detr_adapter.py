@@ -15,7 +15,7 @@ from tiny import picture, tiny_detr
 from torch import Tensor
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
-from hetexp.attribution.attribute import attribute, build_methods, observe
+from hetexp.attribution.attribute import attribute, build_methods, observe, pictures
 from hetexp.attribution.gae import Gae
 from hetexp.attribution.method import Method
 from hetexp.attribution.odam import Odam
@@ -70,7 +70,7 @@ def test_padded_input_has_the_relevance_of_the_unpadded(
     assert padded.layouts["image"].shape == (6, 7)
     assert padded.layouts["image"].grid == alone.layouts["image"].shape
     assert padded.layouts["image"].extent == alone.layouts["image"].extent == size
-    want, got = attribute(alone, methods), attribute(padded, methods)
+    want, got = pictures(alone, attribute(alone, methods)), pictures(padded, attribute(padded, methods))
     for method in methods:
         off = distance(inside(got[method]["image"], want[method]["image"]), want[method]["image"])
         assert off <= 1e-9, method
@@ -81,14 +81,14 @@ def test_padded_input_has_the_relevance_of_the_unpadded(
 
 def test_batch_equals_one_at_a_time(adapter: DetrAdapter) -> None:
     """Different sizes and different numbers of targets, none at all included."""
-    pictures = [picture(*size, seed=i) for i, size in enumerate(SIZES)]
+    images = [picture(*size, seed=i) for i, size in enumerate(SIZES)]
     targets: list[list[Target]] = [[Logit(q % 3, q) for q in range(n)] for n in (3, 0, 1, 6)]
-    together = observe(adapter, pad(pictures, 64, 80), targets, ALL)
-    for pixels, wanted, trace in zip(pictures, targets, together, strict=True):
+    together = observe(adapter, pad(images, 64, 80), targets, ALL)
+    for pixels, wanted, trace in zip(images, targets, together, strict=True):
         (alone,) = observe(adapter, {"pixel_values": pixels}, [wanted], ALL)
         assert trace.n_targets == len(wanted)
         assert trace.targets == tuple(wanted)
-        want, got = attribute(alone, ALL), attribute(trace, ALL)
+        want, got = pictures(alone, attribute(alone, ALL)), pictures(trace, attribute(trace, ALL))
         for method in ALL:
             assert distance(inside(got[method]["image"], want[method]["image"]), want[method]["image"]) <= 1e-9
 
@@ -141,7 +141,7 @@ def test_nothing_kept_gives_empty_maps(adapter: DetrAdapter) -> None:
     adapter.score_threshold = 1.0
     methods = build_methods(METHODS)
     (trace,) = observe(adapter, {"pixel_values": picture(64, 48)}, [[Logit()]], methods)
-    for method, found in attribute(trace, methods).items():
+    for method, found in pictures(trace, attribute(trace, methods)).items():
         assert found["image"].shape == (0, 4, 3), method
 
 

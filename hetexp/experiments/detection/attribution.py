@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from hetexp.attribution.attribute import attribute, observe
+from hetexp.attribution.attribute import attribute, observe, pictures
 from hetexp.data.coco import ItemError, SceneItem
 from hetexp.data.registry import DetectionData
 from hetexp.experiments.engine.chunks import Chunk, batches, make_chunks, prefetch
@@ -88,7 +88,7 @@ def _attribute_chunk(
                 "input_width": loaded.pixels.shape[2],
                 "kept": trace.n_targets,
             }
-            maps = attribute(trace, methods)
+            maps = pictures(trace, attribute(trace, methods))
             layout = trace.layouts["image"]
             cropped = {name: layout.crop(m["image"]).float().cpu() for name, m in maps.items()}
             out.append(_Explained(row, _detection_rows(loaded.item.image_id, trace), cropped))
