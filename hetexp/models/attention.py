@@ -6,8 +6,9 @@ one keeps a block of them that stays in the processor's cache, and needs no memo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -19,6 +20,10 @@ from transformers.masking_utils import eager_mask
 from hetexp.models.trace import block_bytes
 
 NAME = "hetexp"
+
+# Who is told of every call: module, maps [B, heads, Nq, Nk], values and output (in the graph) [B, heads, N, head_dim].
+Report = Callable[[nn.Module, Tensor, Tensor, Tensor], None]
+_report: ContextVar[Report | None] = ContextVar("report", default=None)
 
 
 class _Attention(torch.autograd.Function):
@@ -79,7 +84,11 @@ def _attend(
 ) -> tuple[Tensor, Tensor]:
     """Attention interface of the library: [B, heads, N, head_dim] -> [B, Nq, heads, head_dim] and the maps."""
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    output, probabilities = _Attention.apply(query, key, value, attention_mask, factor)
+    report = _report.get()
+    with torch._C.DisableTorchFunction():  # its inside is nobody's business
+        output, probabilities = _Attention.apply(query, key, value, attention_mask, factor)
+    if report is not None:
+        report(module, probabilities, value, output)
     return output.transpose(1, 2).contiguous(), probabilities
 
 
@@ -88,11 +97,17 @@ AttentionMaskInterface.register(NAME, eager_mask)
 
 
 @contextmanager
-def own_attention(model: PreTrainedModel) -> Iterator[None]:
-    """The model attends through `_attend` inside, whatever it was loaded with."""
+def own_attention(model: PreTrainedModel, report: Report | None = None) -> Iterator[None]:
+    """The model attends through `_attend` inside, whatever it was loaded with.
+
+    Args:
+        report: called after every attention.
+    """
     before = model.config._attn_implementation
     model.config._attn_implementation = {"": NAME}  # parts with a configuration of their own keep theirs
+    token = _report.set(report)
     try:
         yield
     finally:
+        _report.reset(token)
         model.config._attn_implementation = {"": before}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -100,8 +101,8 @@ def padded_features(
             maps[b] = features[row]
     first = maps[0]
     assert first is not None
-    h = _grid_length(height, sizes[0][0], first.shape[1])
-    w = _grid_length(width, sizes[0][1], first.shape[2])
+    h = grid_length(height, sizes[0][0], first.shape[1])
+    w = grid_length(width, sizes[0][1], first.shape[2])
     out = first.new_zeros(batch, first.shape[0], h, w)
     mask = torch.zeros(batch, h, w, dtype=torch.bool, device=first.device)
     for b, feature in enumerate(maps):
@@ -123,11 +124,14 @@ def valid_size(mask: Tensor) -> tuple[int, int]:
     return height, width
 
 
-def _grid_length(padded: int, real: int, cells: int) -> int:
+def grid_length(padded: int, real: int, cells: int) -> int:
     """Cells along a padded side, from how many cells its real part of `real` pixels became.
 
-    Every stride-2 layer of a ResNet maps n to ceil(n / 2).
+    Every layer of stride 2 maps n to ceil(n / 2); where that does not lead to `cells` (square patches), a cell is taken
+    to be as long everywhere.
     """
-    while real > cells:
-        real, padded = -(-real // 2), -(-padded // 2)
-    return padded
+    halved, cell = real, real / cells
+    length = padded
+    while halved > cells:
+        halved, length = -(-halved // 2), -(-length // 2)
+    return length if halved == cells else math.ceil(padded / cell)

@@ -7,24 +7,19 @@ boxes are.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
-from transformers import BaseImageProcessor, PreTrainedModel
 
-from hetexp.errors import ConfigError, InputError
 from hetexp.models.attention import own_attention
-from hetexp.models.backbone import folded, padded_features, valid_size
-from hetexp.models.checkpoints import expect_type, load_weights, pinned, read_config, readable
+from hetexp.models.backbone import folded, padded_features
+from hetexp.models.detector import AUTOCAST, ImageDetector
 from hetexp.models.observe import Recorder, frozen, hooked, pick, resolve_features, split_heads
-from hetexp.models.original_checkpoints import backbone_renames, dilate, native_backbone
 from hetexp.models.protocols import Detections
 from hetexp.models.trace import (
     AttentionStep,
@@ -35,10 +30,7 @@ from hetexp.models.trace import (
     Target,
     View,
     batched_gradients,
-    reads_box,
 )
-
-AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -53,141 +45,14 @@ class _Forward:
     recorder: Recorder
 
 
-class GridDetector(ABC):
-    """Runs a detector and returns its attention traces; a `Detector`.
+class GridDetector(ImageDetector):
+    """A detector whose parts are run one by one, so that images of several sizes share a batch."""
 
-    Args:
-        model: it is set to eval mode; any attention implementation does.
-        processor: image preprocessing; only `prepare` and `preprocess` need it.
-        score_threshold: queries whose best class is more probable are kept.
-        autocast: precision of the frozen backbone's convolutions, "bfloat16" or "float16"; None leaves the model's
-            own. What gradients flow through is never touched.
-    """
-
-    name: str
-    sources: tuple[str, ...] = ("image",)
     feature_names: tuple[str, ...] = ("projection", "backbone", "encoder")
-    has_no_object: ClassVar[bool]  # whether the last logit stands for "no object"
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        processor: BaseImageProcessor | None = None,
-        *,
-        score_threshold: float = 0.5,
-        autocast: str | None = None,
-    ) -> None:
-        if autocast is not None and autocast not in AUTOCAST:
-            raise ConfigError(f"autocast={autocast!r} must be {' or '.join(AUTOCAST)}, or null")
-        self.model: Any = model.eval()
-        self.processor = processor
-        self.score_threshold = score_threshold
-        self.autocast = autocast
-
-    # -- what an architecture decides --------------------------------------------------------------------------
-
-    model_class: ClassVar[type[PreTrainedModel]]
-    processor_class: ClassVar[type[BaseImageProcessor]]
-    revisions: ClassVar[Mapping[str, str]] = {}  # of hub checkpoints, where the default one does not fit
-
-    @abstractmethod
-    def class_scores(self, logits: Tensor) -> Tensor:
-        """Class probabilities [..., classes] from the model's own logits."""
 
     @abstractmethod
     def decode_boxes(self, decoded: Any) -> Tensor:
         """Boxes [B, Q, 4] (cxcywh, relative) from the decoder's output."""
-
-    # -- the rest is the family's ------------------------------------------------------------------------------
-
-    @classmethod
-    def load(
-        cls,
-        source: str,
-        device: torch.device,
-        dtype: torch.dtype,
-        revision: str | None = None,
-        *,
-        score_threshold: float = 0.5,
-        autocast: str | None = None,
-    ) -> Self:
-        """The detector of a checkpoint; see `hetexp.load_model`.
-
-        Raises:
-            CheckpointError: for a checkpoint that does not fit.
-            OSError: for one that is not there.
-        """
-        model, processor = cls._read(source, dtype, pinned(source, revision, cls.revisions))
-        if getattr(model.config, "dilation", False):
-            dilate(model)
-        return cls(model.to(device), processor, score_threshold=score_threshold, autocast=autocast)
-
-    @classmethod
-    def _read(cls, source: str, dtype: torch.dtype, revision: str | None) -> tuple[Any, BaseImageProcessor | None]:
-        """Model and image processor of a folder or hub id."""
-        config = read_config(source, revision)
-        expect_type(source, config, cls.name)
-        renames = None
-        if config.backbone_config.model_type == "timm_backbone":
-            config = native_backbone(config)
-            renames = backbone_renames(r"(?:model\.)?backbone\.(?:conv_encoder\.)?model\.")
-        model = load_weights(cls.model_class, source, config, revision, dtype, renames)
-        settings = Path(source) / "preprocessor_config.json"
-        try:
-            with readable(str(settings)):
-                processor = cls.processor_class.from_pretrained(source, revision=revision)
-        except OSError:
-            if settings.exists():
-                raise
-            processor = None  # a bare checkpoint is enough to explain tensors
-        return model, processor
-
-    def class_logits(self, logits: Tensor) -> Tensor:
-        """Class logits [..., classes], without "no object", from the model's own."""
-        return logits[..., :-1] if self.has_no_object else logits
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.dtype
-
-    @property
-    def labels(self) -> dict[int, str]:
-        """Class index -> name, without "no object"."""
-        return {int(i): str(name) for i, name in self.model.config.id2label.items()}
-
-    @property
-    def preparation(self) -> dict[str, Any]:
-        processor = None if self.processor is None else self.processor.to_json_string()
-        return {"processor": processor, "autocast": self.autocast, "score_threshold": self.score_threshold}
-
-    def prepare(self, images: Sequence[Image]) -> dict[str, Tensor]:
-        """Resize, normalise and pad RGB images to `pixel_values` [B, 3, H, W] and `pixel_mask` [B, H, W]."""
-        return self.collate([self.preprocess(image) for image in images])
-
-    def preprocess(self, image: Image) -> Tensor:
-        """Resize and normalise one RGB image to [3, H, W] on the CPU; safe to call from another thread."""
-        if self.processor is None:
-            raise ConfigError("this detector was built without an image processor: load it with hetexp.load_model")
-        return self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
-
-    def collate(self, pixels: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Pad images [3, H, W] at the right and bottom to one batch on the model's device, as `prepare` returns it."""
-        height, width = (max(p.shape[dim] for p in pixels) for dim in (1, 2))
-        values = torch.zeros(len(pixels), 3, height, width, dtype=self.dtype)
-        mask = torch.zeros(len(pixels), height, width, dtype=torch.long)
-        for row, image in enumerate(pixels):
-            values[row, :, : image.shape[1], : image.shape[2]] = image
-            mask[row, : image.shape[1], : image.shape[2]] = 1
-        if self.device.type == "cuda":  # copied while the GPU works on
-            values, mask = values.pin_memory(), mask.pin_memory()
-        return {
-            "pixel_values": values.to(self.device, non_blocking=True),
-            "pixel_mask": mask.to(self.device, non_blocking=True),
-        }
 
     def trace(
         self,
@@ -196,32 +61,12 @@ class GridDetector(ABC):
         *,
         features: Collection[str] = (),
     ) -> list[AttentionTrace]:
-        """Attention traces of a batch, from one forward pass and one backward pass per target.
-
-        Args:
-            inputs: `pixel_values` [B, 3, H, W] and optionally `pixel_mask` [B, H, W] (1 = real pixel).
-            targets: per image its targets; one without a query stands for every kept query.
-            features: of "projection" (the default one; the backbone's last map after the 1x1 projection), "backbone"
-                and "encoder" those to keep with their gradients; without any the backward pass ends at the first
-                attention.
-
-        Returns:
-            one trace per image; its `outputs` hold the model's own `logits` [Q, ...] and `detections`.
-
-        Raises:
-            ConfigError: for a feature that the model does not have.
-            InputError: for a query or class that does not exist, or a mask that is no top-left rectangle.
-        """
         wanted = resolve_features(features, self.feature_names)
         names = list(dict.fromkeys(wanted.values()))
         with torch.inference_mode(False), torch.enable_grad(), frozen(self.model):
             run = self._forward(inputs, names)
-            logits = self.class_logits(run.logits)
             chosen = [self._expand(run.logits[b], targets[b]) for b in range(len(targets))]
-            scalars = [
-                [target(run.boxes[b, q] if reads_box(target) else logits[b, q]) for target, q in pairs]
-                for b, pairs in enumerate(chosen)
-            ]
+            scalars = [self._scalars(run.logits[b], run.boxes[b], pairs) for b, pairs in enumerate(chosen)]
             observations = run.recorder.all()
             found = batched_gradients(
                 scalars, [*(o.output for _, _, o in observations), *(run.features[name] for name in names)]
@@ -239,20 +84,11 @@ class GridDetector(ABC):
         run = self._forward(inputs, [], observe=False)
         return [self._detections(logits, boxes) for logits, boxes in zip(run.logits, run.boxes, strict=True)]
 
-    def _detections(self, logits: Tensor, boxes: Tensor) -> Detections:
-        scores, labels = self.class_scores(logits).max(-1)
-        return Detections(self.class_logits(logits), scores, labels, boxes)
-
     # -- forward -----------------------------------------------------------------------------------------------
 
     def _forward(self, inputs: Mapping[str, Tensor], feature_names: Sequence[str], observe: bool = True) -> _Forward:
         inner = self.model.model
-        pixels = inputs["pixel_values"].to(self.device, self.dtype)
-        if pixels.ndim != 4:
-            raise InputError(f"pixel_values must be [B, 3, H, W], got {list(pixels.shape)}: add an axis to one image")
-        pixel_mask = inputs.get("pixel_mask")
-        height, width = pixels.shape[2:]
-        sizes = [(height, width)] * len(pixels) if pixel_mask is None else [valid_size(m) for m in pixel_mask]
+        pixels, sizes = self._pixels(inputs)
         with folded(inner.backbone):
             dtype = None if self.autocast is None else AUTOCAST[self.autocast]
             raw, mask = padded_features(inner.backbone, pixels, sizes, dtype)
@@ -317,17 +153,6 @@ class GridDetector(ABC):
             yield f"decoder.{i}.cross", layer.encoder_attn
 
     # -- trace -------------------------------------------------------------------------------------------------
-
-    def _expand(self, logits: Tensor, targets: Sequence[Target]) -> list[tuple[Target, int]]:
-        """(target, query) pairs; a target without a query is asked of every kept query."""
-        n = logits.shape[0]
-        kept = (self.class_scores(logits).amax(-1) > self.score_threshold).nonzero().flatten().tolist()
-        pairs: list[tuple[Target, int]] = []
-        for target in targets:
-            if target.query is not None and not 0 <= target.query < n:
-                raise InputError(f"query {target.query} does not exist: this model has queries 0 to {n - 1}")
-            pairs += [(target, q) for q in (kept if target.query is None else [target.query])]
-        return pairs
 
     def _item(
         self,

@@ -65,6 +65,21 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
 
 
 @contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """An attribute of a module or an object has another value inside."""
+    own = name in vars(owner)
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)
+
+
+@contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """No parameter asks for a gradient inside: the graph then holds nothing that only weight gradients need."""
     wanted = [p for p in model.parameters() if p.requires_grad]

@@ -46,6 +46,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     for a in (
         Architecture("detr", "detection", "hetexp.models.detr", (".pth", ".pt")),
         Architecture("conditional_detr", "detection", "hetexp.models.conditional_detr"),
+        Architecture("deformable_detr", "detection", "hetexp.models.deformable_detr"),
         Architecture("lxmert", "vqa", "hetexp.models.lxmert"),
     )
 }

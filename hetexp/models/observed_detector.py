@@ -1,0 +1,289 @@
+"""Detectors that run as the library runs them, observed: a wiring says what their attention modules connect.
+
+Streams: `image`, the tokens of one or several feature grids, finest grid first, and `queries`. Images of several sizes
+in a batch run apart, each on its own pixels, so padding reaches no part of the model.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hetexp.models.backbone import folded, grid_length
+from hetexp.models.detector import AUTOCAST, ImageDetector
+from hetexp.models.observe import frozen, hooked, replaced, resolve_features
+from hetexp.models.protocols import Detections
+from hetexp.models.trace import (
+    AttentionTrace,
+    Features,
+    Group,
+    Layout,
+    Level,
+    Target,
+    View,
+    batched_gradients,
+)
+from hetexp.models.watch import Seen, Watch
+from hetexp.models.wiring import Wire, step
+
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one observed forward pass of images of one size left behind.
+
+    Attributes:
+        logits: the model's own [B, Q, ...].
+        boxes: [B, Q, 4] cxcywh, relative.
+        seen: step's name -> what was observed.
+        features: feature name -> its tensors, a level each, in the graph [B, C, h, w] or [B, N, C].
+        grids: (h, w) of every level.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    seen: Mapping[str, Seen]
+    features: Mapping[str, Sequence[Tensor]]
+    grids: tuple[Grid, ...]
+
+
+class ObservedDetector(ImageDetector):
+    """A detector of the library behind a wiring; a `Detector`."""
+
+    feature_names: tuple[str, ...] = ("projection", "encoder")
+    has_no_object: ClassVar[bool] = False
+
+    # -- the wiring --------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def encoder_wires(self) -> Sequence[Wire]:
+        """Self-attention of the image's tokens, first to last."""
+
+    @abstractmethod
+    def decoder_wires(self) -> Sequence[Wire]:
+        """What follows, first to last."""
+
+    @abstractmethod
+    def feature_modules(self) -> Mapping[str, Sequence[nn.Module]]:
+        """Feature name -> the modules whose outputs it is, finest level first."""
+
+    def class_scores(self, logits: Tensor) -> Tensor:
+        """Every class has a probability of its own, unless one of the logits stands for "no object"."""
+        return logits.softmax(-1)[..., :-1] if self.has_no_object else logits.sigmoid()
+
+    def grids(self, pixels: Tensor, projection: Sequence[Tensor]) -> tuple[Grid, ...]:
+        """(h, w) of every level, from the images and the features "projection"."""
+        return tuple((x.shape[2], x.shape[3]) for x in projection)
+
+    def views(self, grids: Sequence[Grid]) -> dict[str, View]:
+        """What the sources are of the streams."""
+        return {"image": View("image")}
+
+    def readouts(self, queries: Tensor, grids: Sequence[Grid]) -> dict[str, Tensor]:
+        """The tokens that the predictions of some object queries [k] are read from."""
+        return {"queries": queries}
+
+    def sizes(self, run: Run) -> dict[str, int]:
+        """Tokens of every stream."""
+        return {"image": sum(h * w for h, w in run.grids), "queries": run.logits.shape[1]}
+
+    # -- traces ------------------------------------------------------------------------------------------------
+
+    def trace(
+        self,
+        inputs: Mapping[str, Tensor],
+        targets: Sequence[Sequence[Target]],
+        *,
+        features: Collection[str] = (),
+    ) -> list[AttentionTrace]:
+        wanted = resolve_features(features, self.feature_names)
+        pixels, sizes = self._pixels(inputs)
+        found: dict[int, AttentionTrace] = {}
+        for members, crop in _by_size(pixels, sizes):
+            traces = self._traces(crop, [targets[b] for b in members], wanted, (pixels.shape[2], pixels.shape[3]))
+            found |= dict(zip(members, traces, strict=True))
+        return [found[b] for b in range(len(pixels))]
+
+    @torch.no_grad()
+    def detect(self, inputs: Mapping[str, Tensor]) -> list[Detections]:
+        """Predictions per image, padding handled as in `trace`."""
+        pixels, sizes = self._pixels(inputs)
+        found: dict[int, Detections] = {}
+        for members, crop in _by_size(pixels, sizes):
+            with folded(self.model.model.backbone), self._autocast():
+                output = self.model(pixel_values=crop)
+            one_by_one = map(self._detections, output.logits, output.pred_boxes)
+            found |= dict(zip(members, one_by_one, strict=True))
+        return [found[b] for b in range(len(pixels))]
+
+    def _traces(
+        self, pixels: Tensor, targets: Sequence[Sequence[Target]], wanted: Mapping[str, str], padded: Grid
+    ) -> list[AttentionTrace]:
+        names = list(dict.fromkeys(wanted.values()))
+        with torch.inference_mode(False), torch.enable_grad(), frozen(self.model):
+            run = self._run(pixels, names)
+            chosen = [self._expand(run.logits[b], own) for b, own in enumerate(targets)]
+            scalars = [self._scalars(run.logits[b], run.boxes[b], pairs) for b, pairs in enumerate(chosen)]
+            levels = [x for name in names for x in run.features[name]]
+            found = batched_gradients(scalars, [*(seen.output for seen in run.seen.values()), *levels])
+        gradients = {
+            name: None if gradient is None else seen.by_head(gradient)
+            for (name, seen), gradient in zip(run.seen.items(), found, strict=False)
+        }
+        of_levels = iter(found[len(run.seen) :])
+        slopes = {name: [next(of_levels) for _ in run.features[name]] for name in names}
+        size = (pixels.shape[2], pixels.shape[3])
+        return [self._item(run, b, pairs, gradients, slopes, wanted, size, padded) for b, pairs in enumerate(chosen)]
+
+    def _run(self, pixels: Tensor, names: Sequence[str]) -> Run:
+        wires = {wire.name: wire.module for wire in (*self.encoder_wires(), *self.decoder_wires())}
+        modules = self.feature_modules()
+        kept: dict[str, list[Tensor]] = {name: [] for name in modules}
+        watch = Watch(wires)
+        observing = (_keeping(modules, kept, names), watch.watching(self.model))
+        with folded(self.model.model.backbone), self._autocast(), observing[0], observing[1]:
+            output = self.model(pixel_values=pixels)
+        seen = {call.name: call for call in watch.calls}
+        assert list(seen) == list(wires), f"observed {[call.name for call in watch.calls]}, wired {list(wires)}"
+        grids = self.grids(pixels, kept["projection"])
+        return Run(output.logits, output.pred_boxes, seen, {name: kept[name] for name in names}, grids)
+
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
+        """The backbone runs in the precision that was asked for."""
+        if self.autocast is None:
+            yield
+            return
+        backbone, dtype = self.model.model.backbone, AUTOCAST[self.autocast]
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with torch.autocast(self.device.type, dtype):
+                return _cast(plain(*args, **kwargs), self.dtype)
+
+        plain = backbone.forward
+        with replaced(backbone, "forward", forward):
+            yield
+
+    def _item(
+        self,
+        run: Run,
+        b: int,
+        pairs: Sequence[tuple[Target, int]],
+        gradients: Mapping[str, Tensor | None],
+        slopes: Mapping[str, Sequence[Tensor | None]],
+        wanted: Mapping[str, str],
+        size: Grid,
+        padded: Grid,
+    ) -> AttentionTrace:
+        k = len(pairs)
+        queries = torch.tensor([q for _, q in pairs], dtype=torch.long, device=run.logits.device)
+
+        def groups(wires: Sequence[Wire]) -> tuple[Group, ...]:
+            return tuple(
+                (step(w, run.seen[w.name], gradients[w.name], b, k, _tokens_of(w, run.grids, queries.device)),)
+                for w in wires
+            )
+
+        return AttentionTrace(
+            sizes=self.sizes(run),
+            views=self.views(run.grids),
+            encoder=groups(self.encoder_wires()),
+            fusion=groups(self.decoder_wires()),
+            readouts=self.readouts(queries, run.grids),
+            targets=tuple(target for target, _ in pairs),
+            layouts={"image": _layout(run.grids, size, padded, run.logits.device)},
+            features={
+                asked: {self.views(run.grids)["image"].stream: _features(run.features[name], slopes[name], b, k)}
+                for asked, name in wanted.items()
+            },
+            outputs={
+                "logits": run.logits[b].detach(),
+                "detections": self._detections(run.logits[b].detach(), run.boxes[b].detach()),
+            },
+        )
+
+
+def _by_size(pixels: Tensor, sizes: Sequence[Grid]) -> Iterator[tuple[list[int], Tensor]]:
+    """Numbers of the images of one size, and their pixels without padding."""
+    for height, width in dict.fromkeys(sizes):
+        members = [b for b, size in enumerate(sizes) if size == (height, width)]
+        yield members, pixels[members, :, :height, :width]
+
+
+@contextmanager
+def _keeping(
+    modules: Mapping[str, Sequence[nn.Module]], kept: dict[str, list[Tensor]], wanted: Collection[str]
+) -> Iterator[None]:
+    """Keep the outputs of modules; the graph reaches back to those that are wanted."""
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            for x in _tensors(output):
+                if name in wanted and not x.requires_grad:
+                    x.requires_grad_()
+                kept[name].append(x)
+
+        return hook
+
+    with hooked(m.register_forward_hook(keep(name)) for name, several in modules.items() for m in several):
+        yield
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """The hidden states that a module returns, in whatever form the library wraps them."""
+    if isinstance(output, Tensor):
+        return [output]
+    if hasattr(output, "last_hidden_state"):
+        return _tensors(output.last_hidden_state)
+    if isinstance(output, list):  # levels, with or without their masks
+        return [x for level in output for x in _tensors(level)]
+    return _tensors(output[0])
+
+
+def _cast(output: Any, dtype: torch.dtype) -> Any:
+    """Floating tensors of a backbone's output in another precision."""
+    if isinstance(output, Tensor):
+        return output.to(dtype) if output.is_floating_point() else output
+    return type(output)(_cast(x, dtype) for x in output) if isinstance(output, list | tuple) else output
+
+
+def _tokens_of(wire: Wire, grids: Sequence[Grid], device: torch.device) -> Tensor | None:
+    """Which tokens of `image` a wire connects; None where it is all of them."""
+    if wire.level is None:
+        return None
+    ends = list(accumulate(h * w for h, w in grids))
+    h, w = grids[wire.level]
+    return torch.arange(ends[wire.level] - h * w, ends[wire.level], device=device)
+
+
+def _layout(grids: Sequence[Grid], size: Grid, padded: Grid, device: torch.device) -> Layout:
+    """Where the tokens of an image of one size lie in a batch that is padded to another."""
+    levels = [Level((grid_length(padded[0], size[0], h), grid_length(padded[1], size[1], w)), (h, w)) for h, w in grids]
+    index, start = [], 0
+    for level in levels:
+        (height, width), (h, w) = level.shape, level.valid
+        rows, columns = torch.arange(h, device=device)[:, None], torch.arange(w, device=device)
+        index.append((start + rows * width + columns).flatten())
+        start += height * width
+    return Layout(levels[0].shape, torch.cat(index), size, tuple(levels) if len(levels) > 1 else ())
+
+
+def _features(levels: Sequence[Tensor], gradients: Sequence[Tensor | None], b: int, k: int) -> Features:
+    """Activations and gradients of all levels, token by token."""
+
+    def tokens(x: Tensor) -> Tensor:
+        return x.flatten(-2).transpose(-1, -2) if levels[0].ndim == 4 else x
+
+    slopes = [
+        x.new_zeros(k, *x.shape[1:]) if gradient is None else gradient[:k, b]
+        for x, gradient in zip(levels, gradients, strict=True)
+    ]
+    return Features(torch.cat([tokens(x[b].detach()) for x in levels]), torch.cat([tokens(g) for g in slopes], 1))

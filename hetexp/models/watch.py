@@ -1,0 +1,139 @@
+"""One observer for every way in which a model attends.
+
+Modules of the library's attention interface attend through `hetexp.models.attention`. Deformable ones are read where
+they sample. Older ones multiply their softmax with the values themselves, which is caught as it happens. Whatever the
+way, a call leaves one observation, and the model computes what it always does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
+
+from hetexp.models.attention import own_attention
+from hetexp.models.deformable import Sampled, is_deformable, sampling_observed
+from hetexp.models.observe import hooked
+
+_SOFTMAX = {torch.softmax, torch.nn.functional.softmax, Tensor.softmax}
+_PRODUCTS = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One call of an attention module.
+
+    Attributes:
+        name: the module's, as it was asked for.
+        probabilities: A, dense [B, heads, Nq, Nk] or sparse [B, heads, Nq, C].
+        values: V [B, heads, Nk, head_dim].
+        output: O in the graph, [B, heads, Nq, head_dim] in this or another order.
+        indices: of a sparse map [B, heads, Nq, C].
+        shapes: of a sparse map, (h, w) of the levels that it samples.
+    """
+
+    name: str
+    probabilities: Tensor
+    values: Tensor
+    output: Tensor
+    indices: Tensor | None = None
+    shapes: tuple[tuple[int, int], ...] = ()
+
+    def by_head(self, gradient: Tensor) -> Tensor:
+        """A gradient of the output [k, *its shape] as [k, B, heads, Nq, head_dim]."""
+        batch, heads, n_query = self.probabilities.shape[:3]
+        if gradient.ndim == 4 and gradient.shape[1] == batch and gradient.shape[2] == n_query:
+            return gradient.unflatten(3, (heads, -1)).transpose(2, 3)  # [k, B, Nq, heads * head_dim]
+        return gradient.reshape(len(gradient), batch, heads, n_query, -1)
+
+
+class Watch:
+    """Observes some modules of a model, from their names."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self.calls: list[Seen] = []
+        self._modules = modules
+        self._names = {module: name for name, module in modules.items()}
+
+    @contextmanager
+    def watching(self, model: PreTrainedModel) -> Iterator[None]:
+        """Observe what happens inside."""
+        deformable = [m for m in self._modules.values() if is_deformable(m)]
+        products = _Products(self)
+        plain = [m for m in self._modules.values() if not is_deformable(m)]
+        with (
+            own_attention(model, self._dense),
+            sampling_observed(deformable, self._sparse),
+            hooked(handle for m in plain for handle in products.around(m)),
+            products,
+        ):
+            yield
+
+    def _add(self, module: nn.Module, *parts: Any) -> None:
+        if module in self._names:
+            seen = Seen(self._names[module], *parts)
+            if not seen.output.requires_grad and torch.is_grad_enabled():
+                seen.output.requires_grad_()  # nothing before it depends on the input: the graph begins here
+            self.calls.append(seen)
+
+    def _dense(self, module: nn.Module, probabilities: Tensor, values: Tensor, output: Tensor) -> None:
+        self._add(module, probabilities.detach(), values.detach(), output)
+
+    def _sparse(self, module: nn.Module, call: Sampled) -> None:
+        entries, indices = call.entries()
+        self._add(module, entries, call.value.detach().transpose(1, 2), call.output, indices, call.shapes)
+
+
+class _Products(TorchFunctionMode):
+    """Catches softmax(...) V inside modules that compute it themselves."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+        self._inside: list[tuple[nn.Module, int]] = []  # modules that run, with the batch size
+        self._maps: list[Tensor] = []  # softmax outputs of the innermost one, and what was only renamed or rounded
+
+    def around(self, module: nn.Module) -> Sequence[Any]:
+        """Hooks that say when a module runs."""
+
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            first = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+            self._inside.append((module, first.shape[0]))
+            self._maps = []
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            self._inside.pop()
+
+        return (
+            module.register_forward_pre_hook(enter, with_kwargs=True),
+            module.register_forward_hook(leave, always_call=True),
+        )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not self._inside or not isinstance(out, Tensor) or not args or not isinstance(args[0], Tensor):
+            return out
+        if func in _SOFTMAX:
+            self._maps = [out]
+        elif func in _PRODUCTS and self._is_map(args[0]):
+            self._record(args[0], args[1], out)
+        elif self._is_map(args[0]) and out.shape.numel() == args[0].shape.numel():
+            self._maps.append(out)  # a view, a cast, dropout that is off
+        return out
+
+    def _is_map(self, x: Tensor) -> bool:
+        return any(x is known for known in self._maps)
+
+    def _record(self, probabilities: Tensor, values: Tensor, output: Tensor) -> None:
+        module, batch = self._inside[-1]
+        a, v = (x.detach().reshape(batch, -1, *x.shape[-2:]) for x in (probabilities, values))
+        self._watch._dense(module, a, v, output)
+        self._maps = []

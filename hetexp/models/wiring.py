@@ -1,0 +1,67 @@
+"""A model's wiring as data: which of its attention modules connects which streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from hetexp.models.trace import AttentionStep
+from hetexp.models.watch import Seen
+
+
+@dataclass(frozen=True)
+class Wire:
+    """One attention module of a model: stream `query` attends stream `key`.
+
+    Attributes:
+        name: the step's.
+        module: it is called once in a forward pass.
+        query: stream of the rows.
+        key: stream of the columns.
+        level: the one level of `image` whose tokens attend each other; None where all do.
+    """
+
+    name: str
+    module: nn.Module
+    query: str
+    key: str
+    level: int | None = None
+
+
+def decoder_wires(layers: Sequence[nn.Module], cross: str) -> list[Wire]:
+    """Object queries attend each other and then the image, layer by layer; `cross` names the module of the latter."""
+    wires = []
+    for i, layer in enumerate(layers):
+        wires.append(Wire(f"decoder.{i}.self", layer.get_submodule("self_attn"), "queries", "queries"))
+        wires.append(Wire(f"decoder.{i}.cross", layer.get_submodule(cross), "queries", "image"))
+    return wires
+
+
+def step(
+    wire: Wire, seen: Seen, gradient: Tensor | None, b: int, k: int, tokens: Tensor | None = None
+) -> AttentionStep:
+    """The step of one item of a batch.
+
+    Args:
+        seen: what was observed of the wire's module.
+        gradient: dy/dO of the targets [>= k, B, heads, Nq, head_dim]; None where y does not depend on it.
+        b: the item.
+        k: its targets.
+        tokens: which of the streams' tokens are connected; None stands for all.
+    """
+    heads, n_query = seen.probabilities.shape[1:3]
+    if gradient is None:
+        gradient = seen.values.new_zeros(k, len(seen.values), heads, n_query, seen.values.shape[3])
+    return AttentionStep(
+        wire.name,
+        wire.query,
+        wire.key,
+        seen.probabilities[b],
+        seen.values[b],
+        gradient[:k, b],
+        None if seen.indices is None else seen.indices[b],
+        tokens,
+        tokens,
+    )
