@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from transformers import (
+    DeformableDetrConfig,
+    DeformableDetrForObjectDetection,
     DetrConfig,
     DetrForObjectDetection,
     LxmertConfig,
@@ -76,6 +78,36 @@ def tiny_detr(
     model = DetrForObjectDetection(config)
     enliven(model, seed, peak)
     return model.to(dtype).eval()
+
+
+def tiny_deformable_detr(
+    seed: int = 0, *, refine: bool = True, two_stage: bool = False, queries: int = 6, classes: int = 5
+) -> DeformableDetrForObjectDetection:
+    """A Deformable DETR on three levels, of which the backbone gives two."""
+    torch.manual_seed(seed)
+    backbone = tiny_backbone()
+    backbone.out_features = ["stage2", "stage3"]
+    config = DeformableDetrConfig(
+        backbone_config=backbone,
+        use_timm_backbone=False,
+        d_model=64,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        num_queries=queries,
+        num_labels=classes,
+        num_feature_levels=3,
+        with_box_refine=refine,
+        two_stage=two_stage,
+        two_stage_num_proposals=queries,
+        attn_implementation="eager",
+    )
+    model = DeformableDetrForObjectDetection(config)
+    enliven(model, seed, 0.5)
+    return model.double().eval()
 
 
 def tiny_lxmert(

@@ -123,7 +123,7 @@ class Gae:
         steps = encoder_steps(trace, stream)
         if not self.normalise or not steps:
             return torch.zeros(trace.n_targets, dtype=torch.bool, device=like.device)
-        return (rollout_row_sums(steps, map_of, like) == 0)[:, _attending(steps, trace.sizes[stream])].any(1)
+        return ((rollout_row_sums(steps, map_of, like) == 0) & _attending(steps, trace.sizes[stream])).any(1)
 
     def _row(self, trace: AttentionTrace, scores: Matrices, source: str, map_of: MapOf, fixed: bool) -> Tensor:
         k = torch.arange(trace.n_targets, device=trace.tokens.device)

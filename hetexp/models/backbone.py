@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -78,8 +78,8 @@ class _Folded(nn.Module):
 @torch.no_grad()
 def padded_features(
     backbone: nn.Module, pixels: Tensor, sizes: Sequence[tuple[int, int]], autocast: torch.dtype | None
-) -> tuple[Tensor, Tensor]:
-    """Features [B, C, h, w] of padded images [B, 3, H, W] and their valid cells [B, h, w].
+) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+    """Features [B, C, h, w] of padded images [B, 3, H, W], their valid cells [B, h, w], and how far these reach.
 
     Convolutions would let the padding leak into the image's border cells, so each image's own rectangle is
     run alone (equal sizes together): a padded image has exactly the features of the unpadded one.
@@ -93,10 +93,11 @@ def padded_features(
     for size in dict.fromkeys(sizes):
         members = [b for b in range(batch) if sizes[b] == size]
         crop = pixels[members, :, : size[0], : size[1]].contiguous(memory_format=torch.channels_last)  # faster
-        with torch.autocast(crop.device.type, autocast, enabled=autocast is not None):
+        with nullcontext() if autocast is None else torch.autocast(crop.device.type, autocast):
             features = backbone(crop, torch.ones(crop.shape[0], *size, device=crop.device))[-1][0].to(crop.dtype)
         if len(dict.fromkeys(sizes)) == 1 and size == (height, width):  # nothing is padded
-            return features, features.new_ones(batch, *features.shape[2:], dtype=torch.bool)
+            h, w = features.shape[2:]
+            return features, features.new_ones(batch, h, w, dtype=torch.bool), [(h, w)] * batch
         for row, b in enumerate(members):
             maps[b] = features[row]
     first = maps[0]
@@ -105,11 +106,13 @@ def padded_features(
     w = grid_length(width, sizes[0][1], first.shape[2])
     out = first.new_zeros(batch, first.shape[0], h, w)
     mask = torch.zeros(batch, h, w, dtype=torch.bool, device=first.device)
+    grids = []
     for b, feature in enumerate(maps):
         assert feature is not None
+        grids.append((feature.shape[1], feature.shape[2]))
         out[b, :, : feature.shape[1], : feature.shape[2]] = feature
         mask[b, : feature.shape[1], : feature.shape[2]] = True
-    return out, mask
+    return out, mask, grids
 
 
 def valid_size(mask: Tensor) -> tuple[int, int]:

@@ -196,7 +196,9 @@ class ImageDetector(ABC):
     def _expand(self, logits: Tensor, targets: Sequence[Target]) -> list[tuple[Target, int]]:
         """(target, query) pairs; a target without a query is asked of every kept query."""
         n = logits.shape[0]
-        kept = (self.class_scores(logits).amax(-1) > self.score_threshold).nonzero().flatten().tolist()
+        kept: list[int] = []
+        if any(target.query is None for target in targets):
+            kept = (self.class_scores(logits).amax(-1) > self.score_threshold).nonzero().flatten().tolist()
         pairs: list[tuple[Target, int]] = []
         for target in targets:
             if target.query is not None and not 0 <= target.query < n:

@@ -30,6 +30,7 @@ from hetexp.models.trace import (
     Target,
     View,
     batched_gradients,
+    cells,
 )
 
 
@@ -40,7 +41,8 @@ class _Forward:
     features: dict[str, Tensor]  # by name, in the graph [B, C, h, w] or [B, N, C]
     logits: Tensor  # the model's own [B, Q, ...]
     boxes: Tensor  # [B, Q, 4] cxcywh relative
-    mask: Tensor  # valid cells [B, h, w]
+    shape: tuple[int, int]  # of the grid (h, w), padding included
+    grids: list[tuple[int, int]]  # and the part of it that each image fills
     sizes: list[tuple[int, int]]  # height and width of each image without padding
     recorder: Recorder
 
@@ -91,13 +93,14 @@ class GridDetector(ImageDetector):
         pixels, sizes = self._pixels(inputs)
         with folded(inner.backbone):
             dtype = None if self.autocast is None else AUTOCAST[self.autocast]
-            raw, mask = padded_features(inner.backbone, pixels, sizes, dtype)
+            raw, mask, grids = padded_features(inner.backbone, pixels, sizes, dtype)
         if "backbone" in feature_names:
             raw.requires_grad_(observe)
         grid = inner.input_projection(raw)
         if "backbone" not in feature_names:
             grid = grid.detach().requires_grad_(observe)
-        flat_mask = mask.flatten(1)
+        padded = any(grid != mask.shape[1:] for grid in grids)
+        flat_mask = mask.flatten(1) if padded else None
         positions = inner.position_embedding(shape=grid.shape, device=grid.device, dtype=grid.dtype, mask=mask)
         positions = positions.flatten(2).transpose(1, 2)  # [B, N, d]
         queries = inner.query_position_embeddings.weight.unsqueeze(0).repeat(len(pixels), 1, 1)
@@ -121,7 +124,8 @@ class GridDetector(ImageDetector):
             features={name: offered[name] for name in feature_names},
             logits=self.model.class_labels_classifier(decoded.last_hidden_state),
             boxes=self.decode_boxes(decoded),
-            mask=mask,
+            shape=(mask.shape[1], mask.shape[2]),
+            grids=grids,
             sizes=sizes,
             recorder=recorder,
         )
@@ -162,7 +166,7 @@ class GridDetector(ImageDetector):
         b: int,
         pairs: list[tuple[Target, int]],
     ) -> AttentionTrace:
-        valid = run.mask[b].flatten().nonzero().flatten()
+        valid = cells(run.grids[b], run.shape, run.logits.device)
         k = len(pairs)
         steps = {}
         for (name, _, seen), gradient in zip(run.recorder.all(), gradients, strict=True):
@@ -176,7 +180,6 @@ class GridDetector(ImageDetector):
             if query == "image":
                 a, g = pick(a, 1, valid), pick(g, 1, valid)
             steps[name] = AttentionStep(name, query, key, a, split_heads(v, heads), split_heads(g, heads))
-        height, width = run.mask.shape[1:]
         groups: list[Group] = [(step,) for step in steps.values()]
         n_encoder = len(self.model.model.encoder.layers)
         logits = run.logits[b].detach()
@@ -187,7 +190,7 @@ class GridDetector(ImageDetector):
             fusion=tuple(groups[n_encoder:]),
             readouts={"queries": torch.tensor([q for _, q in pairs], dtype=torch.long, device=run.logits.device)},
             targets=tuple(target for target, _ in pairs),
-            layouts={"image": Layout((height, width), valid, run.sizes[b])},
+            layouts={"image": Layout(run.shape, valid, run.sizes[b])},
             features={
                 key: {"image": _features(run.features[name][b], gradient, b, k, valid)}
                 for key, (name, gradient) in features.items()

@@ -6,6 +6,7 @@ in a batch run apart, each on its own pixels, so padding reaches no part of the 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from hetexp.models.trace import (
     Target,
     View,
     batched_gradients,
+    cells,
 )
 from hetexp.models.watch import Seen, Watch
 from hetexp.models.wiring import Wire, step
@@ -269,10 +271,8 @@ def _layout(grids: Sequence[Grid], size: Grid, padded: Grid, device: torch.devic
     levels = [Level((grid_length(padded[0], size[0], h), grid_length(padded[1], size[1], w)), (h, w)) for h, w in grids]
     index, start = [], 0
     for level in levels:
-        (height, width), (h, w) = level.shape, level.valid
-        rows, columns = torch.arange(h, device=device)[:, None], torch.arange(w, device=device)
-        index.append((start + rows * width + columns).flatten())
-        start += height * width
+        index.append(start + cells(level.valid, level.shape, device))
+        start += math.prod(level.shape)
     return Layout(levels[0].shape, torch.cat(index), size, tuple(levels) if len(levels) > 1 else ())
 
 

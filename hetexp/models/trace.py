@@ -167,6 +167,12 @@ class Layout:
         return relevance[(slice(None), *(slice(0, n) for n in self.grid))]
 
 
+def cells(valid: tuple[int, int], shape: tuple[int, int], device: torch.device) -> Tensor:
+    """Flat positions of the top-left part (h, w) of a grid."""
+    rows, columns = (torch.arange(n, device=device) for n in valid)
+    return (rows[:, None] * shape[1] + columns).flatten()
+
+
 def _overlap(coarse: int, fine: int) -> Tensor:
     """Share of each of `coarse` equal parts of a side that lies in each of `fine` equal parts, [coarse, fine]."""
     a, b = (torch.arange(n + 1, dtype=torch.float64) / n for n in (coarse, fine))
