@@ -8,21 +8,18 @@ boxes are.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hetexp.models.attention import own_attention
 from hetexp.models.backbone import folded, padded_features
 from hetexp.models.detector import AUTOCAST, ImageDetector
-from hetexp.models.observe import Recorder, frozen, hooked, pick, resolve_features, split_heads
+from hetexp.models.observe import frozen, pick, resolve_features
 from hetexp.models.protocols import Detections
 from hetexp.models.trace import (
-    AttentionStep,
     AttentionTrace,
     Features,
     Group,
@@ -32,6 +29,8 @@ from hetexp.models.trace import (
     batched_gradients,
     cells,
 )
+from hetexp.models.watch import Seen, Watch
+from hetexp.models.wiring import Wire, decoder_wires, step
 
 
 @dataclass
@@ -44,7 +43,7 @@ class _Forward:
     shape: tuple[int, int]  # of the grid (h, w), padding included
     grids: list[tuple[int, int]]  # and the part of it that each image fills
     sizes: list[tuple[int, int]]  # height and width of each image without padding
-    recorder: Recorder
+    seen: list[Seen]  # attention, in program order
 
 
 class GridDetector(ImageDetector):
@@ -69,12 +68,13 @@ class GridDetector(ImageDetector):
             run = self._forward(inputs, names)
             chosen = [self._expand(run.logits[b], targets[b]) for b in range(len(targets))]
             scalars = [self._scalars(run.logits[b], run.boxes[b], pairs) for b, pairs in enumerate(chosen)]
-            observations = run.recorder.all()
-            found = batched_gradients(
-                scalars, [*(o.output for _, _, o in observations), *(run.features[name] for name in names)]
-            )
-        by_name = dict(zip(names, found[len(observations) :], strict=True))
-        gradients = found[: len(observations)]
+            outputs = [seen.output for seen in run.seen]
+            found = batched_gradients(scalars, [*outputs, *(run.features[name] for name in names)])
+        by_name = dict(zip(names, found[len(outputs) :], strict=True))
+        gradients = [
+            None if gradient is None else seen.by_head(gradient)
+            for seen, gradient in zip(run.seen, found, strict=False)
+        ]
         return [
             self._item(run, gradients, {key: (name, by_name[name]) for key, name in wanted.items()}, b, pairs)
             for b, pairs in enumerate(chosen)
@@ -104,8 +104,8 @@ class GridDetector(ImageDetector):
         positions = inner.position_embedding(shape=grid.shape, device=grid.device, dtype=grid.dtype, mask=mask)
         positions = positions.flatten(2).transpose(1, 2)  # [B, N, d]
         queries = inner.query_position_embeddings.weight.unsqueeze(0).repeat(len(pixels), 1, 1)
-        recorder = Recorder()
-        with own_attention(self.model), self._observing(recorder, observe):
+        watch = Watch({wire.name: wire.module for wire in self._wires()} if observe else {})
+        with watch.watching(self.model):
             encoded = inner.encoder(
                 inputs_embeds=grid.flatten(2).transpose(1, 2),
                 attention_mask=flat_mask,
@@ -127,34 +127,15 @@ class GridDetector(ImageDetector):
             shape=(mask.shape[1], mask.shape[2]),
             grids=grids,
             sizes=sizes,
-            recorder=recorder,
+            seen=watch.calls,
         )
 
-    @contextmanager
-    def _observing(self, recorder: Recorder, observe: bool) -> Iterator[None]:
-        if not observe:
-            yield
-            return
-        handles = []
-        for name, module in self._attention_modules():
+    def _encoder_wires(self) -> list[Wire]:
+        layers = self.model.model.encoder.layers
+        return [Wire(f"encoder.{i}.self", layer.self_attn, "image", "image") for i, layer in enumerate(layers)]
 
-            def close(module: Any, args: Any, output: tuple[Tensor, Tensor], name: str = name) -> None:
-                recorder.record(name, output[1])
-
-            handles += [
-                module.v_proj.register_forward_hook(recorder.value(name)),
-                module.o_proj.register_forward_pre_hook(recorder.head_output(name)),
-                module.register_forward_hook(close),
-            ]
-        with hooked(handles):
-            yield
-
-    def _attention_modules(self) -> Iterator[tuple[str, Any]]:
-        for i, layer in enumerate(self.model.model.encoder.layers):
-            yield f"encoder.{i}.self", layer.self_attn
-        for i, layer in enumerate(self.model.model.decoder.layers):
-            yield f"decoder.{i}.self", layer.self_attn
-            yield f"decoder.{i}.cross", layer.encoder_attn
+    def _wires(self) -> list[Wire]:
+        return [*self._encoder_wires(), *decoder_wires(self.model.model.decoder.layers, "encoder_attn")]
 
     # -- trace -------------------------------------------------------------------------------------------------
 
@@ -168,20 +149,11 @@ class GridDetector(ImageDetector):
     ) -> AttentionTrace:
         valid = cells(run.grids[b], run.shape, run.logits.device)
         k = len(pairs)
-        steps = {}
-        for (name, _, seen), gradient in zip(run.recorder.all(), gradients, strict=True):
-            assert gradient is not None
-            query = "image" if name.startswith("encoder") else "queries"
-            key = "image" if not name.startswith("decoder") or name.endswith("cross") else "queries"
-            heads = seen.probabilities.shape[1]
-            a, v, g = seen.probabilities[b], seen.values[b], gradient[:k, b]
-            if key == "image":
-                a, v = pick(a, 2, valid), pick(v, 0, valid)
-            if query == "image":
-                a, g = pick(a, 1, valid), pick(g, 1, valid)
-            steps[name] = AttentionStep(name, query, key, a, split_heads(v, heads), split_heads(g, heads))
-        groups: list[Group] = [(step,) for step in steps.values()]
-        n_encoder = len(self.model.model.encoder.layers)
+        groups: list[Group] = [
+            (step(wire, seen, gradient, b, k, valid={"image": valid}),)
+            for wire, seen, gradient in zip(self._wires(), run.seen, gradients, strict=True)
+        ]
+        n_encoder = len(self._encoder_wires())
         logits = run.logits[b].detach()
         return AttentionTrace(
             sizes={"image": len(valid), "queries": run.logits.shape[1]},

@@ -50,7 +50,7 @@ class Seen:
         batch, heads, n_query = self.probabilities.shape[:3]
         if gradient.ndim == 4 and gradient.shape[1] == batch and gradient.shape[2] == n_query:
             return gradient.unflatten(3, (heads, -1)).transpose(2, 3)  # [k, B, Nq, heads * head_dim]
-        return gradient.reshape(len(gradient), batch, heads, n_query, -1)
+        return gradient.reshape(len(gradient), batch, heads, n_query, self.values.shape[-1])
 
 
 class Watch:

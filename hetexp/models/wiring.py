@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from hetexp.models.observe import pick
 from hetexp.models.trace import AttentionStep
 from hetexp.models.watch import Seen
 
@@ -40,7 +41,13 @@ def decoder_wires(layers: Sequence[nn.Module], cross: str) -> list[Wire]:
 
 
 def step(
-    wire: Wire, seen: Seen, gradient: Tensor | None, b: int, k: int, tokens: Tensor | None = None
+    wire: Wire,
+    seen: Seen,
+    gradient: Tensor | None,
+    b: int,
+    k: int,
+    tokens: Tensor | None = None,
+    valid: Mapping[str, Tensor] | None = None,
 ) -> AttentionStep:
     """The step of one item of a batch.
 
@@ -50,17 +57,23 @@ def step(
         b: the item.
         k: its targets.
         tokens: which of the streams' tokens are connected; None stands for all.
+        valid: stream -> positions that are no padding, for the streams that have some; the rest is left out.
     """
     heads, n_query = seen.probabilities.shape[1:3]
     if gradient is None:
         gradient = seen.values.new_zeros(k, len(seen.values), heads, n_query, seen.values.shape[3])
+    probabilities, values, own = seen.probabilities[b], seen.values[b], gradient[:k, b]
+    if valid is not None and wire.key in valid:
+        probabilities, values = pick(probabilities, 2, valid[wire.key]), pick(values, 1, valid[wire.key])
+    if valid is not None and wire.query in valid:
+        probabilities, own = pick(probabilities, 1, valid[wire.query]), pick(own, 2, valid[wire.query])
     return AttentionStep(
         wire.name,
         wire.query,
         wire.key,
-        seen.probabilities[b],
-        seen.values[b],
-        gradient[:k, b],
+        probabilities,
+        values,
+        own,
         None if seen.indices is None else seen.indices[b],
         tokens,
         tokens,
