@@ -10,7 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, ClassVar
 
@@ -37,6 +37,8 @@ from hetexp.models.wiring import Wire, step
 
 Grid = tuple[int, int]
 
+GRADIENT_BUDGET = 2**29  # bytes of gradients to hold for all targets of a batch; more are found when they are needed
+
 
 @dataclass(frozen=True)
 class Run:
@@ -55,6 +57,14 @@ class Run:
     seen: Mapping[str, Seen]
     features: Mapping[str, Sequence[Tensor]]
     grids: tuple[Grid, ...]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Every target's gradients: of outputs by step [k, B, heads, Nq, head_dim], of features by name and level."""
+
+    outputs: Mapping[str, Tensor | None]
+    features: Mapping[str, Sequence[Tensor | None]]
 
 
 class ObservedDetector(ImageDetector):
@@ -134,16 +144,19 @@ class ObservedDetector(ImageDetector):
             run = self._run(pixels, names)
             chosen = [self._expand(run.logits[b], own) for b, own in enumerate(targets)]
             scalars = [self._scalars(run.logits[b], run.boxes[b], pairs) for b, pairs in enumerate(chosen)]
-            levels = [x for name in names for x in run.features[name]]
-            found = batched_gradients(scalars, [*(seen.output for seen in run.seen.values()), *levels])
-        gradients = {
-            name: None if gradient is None else seen.by_head(gradient)
-            for (name, seen), gradient in zip(run.seen.items(), found, strict=False)
-        }
-        of_levels = iter(found[len(run.seen) :])
-        slopes = {name: [next(of_levels) for _ in run.features[name]] for name in names}
         size = (pixels.shape[2], pixels.shape[3])
-        return [self._item(run, b, pairs, gradients, slopes, wanted, size, padded) for b, pairs in enumerate(chosen)]
+        if max(map(len, scalars)) * _gradient_bytes(run) <= GRADIENT_BUDGET:
+            found = _gradients(run, scalars)
+            return [self._item(run, b, pairs, found, wanted, size, padded) for b, pairs in enumerate(chosen)]
+        if len(pixels) > 1:  # one at a time, or every backward pass would go through all images again
+            return [self._traces(pixels[b : b + 1], [own], wanted, padded)[0] for b, own in enumerate(targets)]
+
+        def part(start: int, stop: int) -> AttentionTrace:
+            found = _gradients(run, [scalars[0][start:stop]], keep_graph=True)
+            return self._item(run, 0, chosen[0][start:stop], found, wanted, size, padded)
+
+        nothing = _gradients(run, [[]])
+        return [replace(self._item(run, 0, chosen[0], nothing, wanted, size, padded), deferred=part)]
 
     def _run(self, pixels: Tensor, names: Sequence[str]) -> Run:
         wires = {wire.name: wire.module for wire in (*self.encoder_wires(), *self.decoder_wires())}
@@ -179,8 +192,7 @@ class ObservedDetector(ImageDetector):
         run: Run,
         b: int,
         pairs: Sequence[tuple[Target, int]],
-        gradients: Mapping[str, Tensor | None],
-        slopes: Mapping[str, Sequence[Tensor | None]],
+        gradients: Gradients,
         wanted: Mapping[str, str],
         size: Grid,
         padded: Grid,
@@ -190,7 +202,7 @@ class ObservedDetector(ImageDetector):
 
         def groups(wires: Sequence[Wire]) -> tuple[Group, ...]:
             return tuple(
-                (step(w, run.seen[w.name], gradients[w.name], b, k, _tokens_of(w, run.grids, queries.device)),)
+                (step(w, run.seen[w.name], gradients.outputs[w.name], b, k, _tokens_of(w, run.grids, queries.device)),)
                 for w in wires
             )
 
@@ -203,7 +215,9 @@ class ObservedDetector(ImageDetector):
             targets=tuple(target for target, _ in pairs),
             layouts={"image": _layout(run.grids, size, padded, run.logits.device)},
             features={
-                asked: {self.views(run.grids)["image"].stream: _features(run.features[name], slopes[name], b, k)}
+                asked: {
+                    self.views(run.grids)["image"].stream: _features(run.features[name], gradients.features[name], b, k)
+                }
                 for asked, name in wanted.items()
             },
             outputs={
@@ -211,6 +225,23 @@ class ObservedDetector(ImageDetector):
                 "detections": self._detections(run.logits[b].detach(), run.boxes[b].detach()),
             },
         )
+
+
+def _gradient_bytes(run: Run) -> int:
+    """Bytes of one target's gradients, for every image of the batch."""
+    tensors = [*(seen.output for seen in run.seen.values()), *(x for levels in run.features.values() for x in levels)]
+    return sum(x.numel() * x.element_size() for x in tensors)
+
+
+def _gradients(run: Run, scalars: Sequence[Sequence[Tensor]], keep_graph: bool = False) -> Gradients:
+    levels = [x for several in run.features.values() for x in several]
+    outputs = [seen.output for seen in run.seen.values()]
+    found = iter(batched_gradients(scalars, [*outputs, *levels], keep_graph=keep_graph))
+    of_outputs = {}
+    for name, seen in run.seen.items():
+        gradient = next(found)
+        of_outputs[name] = None if gradient is None else seen.by_head(gradient)
+    return Gradients(of_outputs, {name: [next(found) for _ in several] for name, several in run.features.items()})
 
 
 def _by_size(pixels: Tensor, sizes: Sequence[Grid]) -> Iterator[tuple[list[int], Tensor]]:

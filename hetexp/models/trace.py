@@ -7,7 +7,7 @@ program; every attribution method is an interpreter of it and knows nothing of t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -210,6 +210,8 @@ class AttentionTrace:
         layouts: source -> where its tokens lie.
         features: feature name -> stream -> features, those that were asked for.
         outputs: model outputs of this input (logits, ...).
+        deferred: finds the trace of targets start..stop-1 where the gradients of all would take too much memory; the
+            steps of this trace then hold those of none.
     """
 
     sizes: Mapping[str, int]
@@ -221,6 +223,7 @@ class AttentionTrace:
     layouts: Mapping[str, Layout]
     features: Mapping[str, Mapping[str, Features]] = field(default_factory=dict)
     outputs: Mapping[str, Any] = field(default_factory=dict)
+    deferred: Callable[[int, int], AttentionTrace] | None = None
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -251,7 +254,9 @@ class AttentionTrace:
             yield from group
 
     def slice(self, start: int, stop: int) -> AttentionTrace:
-        """The same trace for targets start..stop-1 (tensors are views)."""
+        """The same trace for targets start..stop-1 (tensors are views, unless their gradients were deferred)."""
+        if self.deferred is not None:
+            return self.deferred(start, stop)
 
         def cut(groups: tuple[Group, ...]) -> tuple[Group, ...]:
             return tuple(
@@ -277,7 +282,9 @@ def block_bytes(device: torch.device) -> int:
     return 4 * 2**20 if device.type == "cpu" else 2**28
 
 
-def batched_gradients(scalars: Sequence[Sequence[Tensor]], inputs: Sequence[Tensor]) -> list[Tensor | None]:
+def batched_gradients(
+    scalars: Sequence[Sequence[Tensor]], inputs: Sequence[Tensor], *, keep_graph: bool = False
+) -> list[Tensor | None]:
     """Gradients of many scalars per batch item, from one graph.
 
     Items of a batch do not interact, so target j of every item shares one backward pass. The passes follow each
@@ -286,6 +293,7 @@ def batched_gradients(scalars: Sequence[Sequence[Tensor]], inputs: Sequence[Tens
     Args:
         scalars: per item its k_i scalars.
         inputs: tensors with the batch as first dimension [B, ...].
+        keep_graph: whether more gradients will be asked of it.
 
     Returns:
         per input its gradient [max k, B, ...], or None where no scalar depends on it.
@@ -296,7 +304,7 @@ def batched_gradients(scalars: Sequence[Sequence[Tensor]], inputs: Sequence[Tens
     gradients: list[Tensor | None] = [None] * len(inputs)
     for j in range(n):
         total = torch.stack([s[j] for s in scalars if len(s) > j]).sum()
-        found = torch.autograd.grad(total, inputs, retain_graph=j + 1 < n, allow_unused=True)
+        found = torch.autograd.grad(total, inputs, retain_graph=keep_graph or j + 1 < n, allow_unused=True)
         for i, gradient in enumerate(found):
             if gradient is None:
                 continue
