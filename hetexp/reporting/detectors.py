@@ -1,0 +1,143 @@
+"""Whether the order of methods holds for other detectors: AP of every method on every detector, scale by scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from hetexp.errors import DataError
+from hetexp.files import atomic_write
+from hetexp.reporting.commands import experiment_command
+from hetexp.reporting.latex import as_wide_as_the_line, environment, escape
+from hetexp.reporting.names import in_order, method_name
+from hetexp.reporting.runs import Run
+
+EXPERIMENT = "detectors"
+SCALES = (1.0, 0.3)  # of Tables 1 and 2
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """AP in percent.
+
+    Attributes:
+        by_scale: detector -> scales as rows, methods as columns.
+        intervals: (detector, method, scale) -> ends of its interval, where it has one.
+        checkpoints: detector -> its checkpoint.
+        data: name of the data.
+    """
+
+    by_scale: dict[str, pd.DataFrame]
+    intervals: dict[tuple[str, str, float], tuple[float, float]]
+    checkpoints: dict[str, str]
+    data: str
+
+
+def compare_detectors(run: Run) -> Comparison:
+    """What a run over several detectors found.
+
+    Raises:
+        DataError: if it lacks AP at the scales of Tables 1 and 2, or has one detector alone.
+    """
+    frame = run.frame[(run.frame["panel"] == "segm") & (run.frame["metric"] == "AP") & run.frame["threshold"].notna()]
+    frame = frame.assign(threshold=frame["threshold"].astype(float).round(6))
+    detectors = list(dict.fromkeys(frame["model"]))
+    if len(detectors) < 2 or not set(SCALES) <= set(frame["threshold"]):
+        raise DataError(
+            f"{run.folder / 'results.csv'} holds {', '.join(detectors) or 'no detector'} at the scales "
+            f"{sorted(set(frame['threshold']))}: a comparison needs two detectors and the scales {list(SCALES)}; "
+            f"make it with `{experiment_command(EXPERIMENT)}`"
+        )
+    by_scale, intervals = {}, {}
+    for detector in detectors:
+        mine = frame[frame["model"] == detector]
+        table = mine.pivot_table(index="threshold", columns="method", values="value", aggfunc="last")
+        by_scale[str(detector)] = table[in_order(set(table.columns))]
+        for row in mine[mine["ci_low"].notna()].itertuples():
+            intervals[str(detector), str(row.method), float(row.threshold)] = float(row.ci_low), float(row.ci_high)
+    checkpoints = {str(d): str(frame.loc[frame["model"] == d, "checkpoint"].iloc[-1]) for d in detectors}
+    return Comparison(by_scale, intervals, checkpoints, str(frame["data"].iloc[0]))
+
+
+def orders(found: Comparison) -> pd.DataFrame:
+    """Kendall's rank correlation (tau-b) of the methods' AP between every detector and the first, scale by scale.
+
+    Computed over all methods; 1 is the same order, -1 the reverse.
+    """
+    first, *others = found.by_scale
+    rows = {}
+    for other in others:
+        one, two = found.by_scale[first], found.by_scale[other]
+        shared = [m for m in one.columns if m in two.columns]
+        rows[other] = {
+            f"{scale:g}": one.loc[scale, shared].corr(two.loc[scale, shared], method="kendall") for scale in SCALES
+        }
+    return pd.DataFrame(rows).T
+
+
+def table_frame(found: Comparison) -> pd.DataFrame:
+    """Methods as rows; per detector AP at both scales with its interval, and the best over all scales (at which)."""
+    columns: dict[str, dict[str, str]] = {}
+    for detector, table in found.by_scale.items():
+        for scale in SCALES:
+            columns[f"{detector}, {scale:g}"] = {
+                method: _cell(float(table.loc[scale, method]), found.intervals.get((detector, method, scale)))
+                for method in table.columns
+            }
+        columns[f"{detector}, best"] = {
+            method: f"{table[method].max():.1f} ({table[method].idxmax():g})" for method in table.columns
+        }
+    frame = pd.DataFrame(columns)
+    frame = frame.loc[in_order(set(frame.index))].fillna("n/a")
+    frame.index = pd.Index([method_name(str(m)) for m in frame.index], name="method")
+    return frame
+
+
+def _cell(value: float, ends: tuple[float, float] | None) -> str:
+    return f"{value:.1f}" if ends is None else f"{value:.1f} [{ends[0]:.1f}, {ends[1]:.1f}]"
+
+
+def caption(found: Comparison) -> str:
+    """What was measured on what."""
+    checkpoints = ", ".join(f"{name} ({checkpoint})" for name, checkpoint in found.checkpoints.items())
+    return (
+        f"Segmentation AP of every method on several detectors, percent, {found.data}. At one and at 0.3 times Otsu's "
+        f"threshold, and the best of all scales with the scale in brackets. Checkpoints: {checkpoints}."
+    )
+
+
+def to_markdown(run: Run) -> str:
+    """The table, and how alike the orders are."""
+    found = compare_detectors(run)
+    alike = orders(found).map(lambda tau: f"{tau:.2f}")
+    first = next(iter(found.by_scale))
+    return (
+        "\n\n".join(
+            [
+                caption(found),
+                table_frame(found).to_markdown(disable_numparse=True),
+                f"Kendall's rank correlation of the methods' AP with that of {first}, at each scale:",
+                alike.to_markdown(disable_numparse=True),
+                f"Made by `{experiment_command(EXPERIMENT)}`.",
+            ]
+        )
+        + "\n"
+    )
+
+
+def write_table(run: Run, to: Path) -> tuple[list[Path], str]:
+    """Write `detectors.csv`, `.md` and `.tex`; returns them and the Markdown."""
+    found, text = compare_detectors(run), to_markdown(run)
+    frame = table_frame(found)
+    latex = frame.map(escape)
+    latex.index = pd.Index([escape(str(name)) for name in latex.index])
+    latex.columns = pd.Index([escape(str(name)) for name in latex.columns])
+    body = as_wide_as_the_line(latex, column_format="l" + "r" * latex.shape[1])
+    paths = [
+        atomic_write(to / "detectors.csv", frame.to_csv(lineterminator="\n")),
+        atomic_write(to / "detectors.md", text),
+        atomic_write(to / "detectors.tex", environment(escape(caption(found)), EXPERIMENT, body)),
+    ]
+    return paths, text
