@@ -267,7 +267,6 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
             self.image.convert("RGB").save(folder / "image.png")
         tensors = {
             "relevance": plain.relevance,
-            "masks": {k: v.astype(np.uint8) for k, v in plain.masks.items()},
             "levels": plain.levels,
         }
         for name, arrays in tensors.items():
@@ -276,6 +275,10 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
                     {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()},
                     folder / f"{name}.safetensors",
                 )
+        if plain.masks:
+            from hetexp.reporting.run_lengths import encode_masks
+
+            (folder / "masks.json").write_text(encode_masks(plain.masks), encoding="utf-8")
         text = json.dumps(plain.info, indent=1, ensure_ascii=False)
         (folder / "info.json").write_text(text + "\n", encoding="utf-8")
 
@@ -283,7 +286,7 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
         """Write the explanation as a folder, whole or not at all; what lay there before is replaced.
 
         `info.json`, `relevance.safetensors` (float32, without padding) and, where there are any, `image.png`,
-        `masks.safetensors` ("<method>@<scale>", uint8 [k, H, W]) and `levels.safetensors` (what Otsu's threshold sees,
+        `masks.json` ("<method>@<scale>", COCO's run lengths) and `levels.safetensors` (what Otsu's threshold sees,
         uint8 [k, h, w]).
 
         Args:

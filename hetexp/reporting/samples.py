@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from hetexp.errors import DataError
 from hetexp.reporting.commands import SAMPLES, MissingInput
 from hetexp.reporting.names import PAPER_METHODS, in_order
+from hetexp.reporting.run_lengths import MaskFile
 
 CELL = 32  # pixels of a canvas for each place of a map, where neither image nor size is known
 UNKNOWN_SIZE = (320, 320)  # of a canvas for regions
@@ -103,16 +104,33 @@ class StoredExplanation:
             info = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
             raise DataError(f"{path} cannot be read ({error}): make the explanation again") from error
-        image, masks, levels = (folder / n for n in ("image.png", "masks.safetensors", "levels.safetensors"))
+        image, masks, levels = (folder / n for n in ("image.png", "masks.json", "levels.safetensors"))
         return cls(
             image if image.exists() else None,
             info,
             TensorFile(folder / "relevance.safetensors"),
-            masks=TensorFile(masks) if masks.exists() else None,
+            masks=MaskFile(masks) if masks.exists() else None,
             levels=TensorFile(levels) if levels.exists() else None,
             source=str(folder),
             command=command,
         )
+
+    def at_most(self, side: int) -> StoredExplanation:
+        """The same for drawing, its image no longer than `side` pixels and without masks."""
+        image = self.image
+        if image is None or max(image.shape[:2]) <= side:
+            return self
+        height, width = image.shape[:2]
+        factor = side / max(height, width)
+        size = max(1, round(width * factor)), max(1, round(height * factor))
+        small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+        scale = np.array([size[0] / width, size[1] / height] * 2)
+        info = dict(self.info)
+        if "detections" in info:
+            info["detections"] = [{**d, "box": (scale * d["box"]).tolist()} for d in info["detections"]]
+        if info.get("boxes"):
+            info["boxes"] = (scale * np.array(info["boxes"])).tolist()
+        return StoredExplanation(small, info, self.relevance, None, self.levels, self.source, self.command)
 
     @property
     def kind(self) -> str:

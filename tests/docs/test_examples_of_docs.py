@@ -136,7 +136,7 @@ def test_page_from_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), names)
     assert names["explanation"].targets == ["logit(yes) − logit(no)"]
-    assert (tmp_path / "explained" / "masks.safetensors").is_file()
+    assert (tmp_path / "explained" / "masks.json").is_file()
 
 
 def test_swept_from_the_command_line(tmp_path):

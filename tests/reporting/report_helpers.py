@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from hetexp.evaluation.masks import otsu_thresholds, segment, to_uint8
 from hetexp.reporting.names import PANEL_NAMES, PAPER_METHODS
 from hetexp.reporting.published import METRICS, TABLES
+from hetexp.reporting.run_lengths import encode_masks
 from hetexp.reporting.samples import StoredExplanation
 
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
@@ -31,6 +32,40 @@ def write_run(folder: Path, rows: list[dict[str, Any]]) -> Path:
     (folder / "config.yaml").write_text("seed: 1234\nprofile:\n  name: embedded\n")
     (folder / "run.json").write_text(json.dumps({"seconds": 12.5, "versions": {"torch": "2.13.0"}}))
     return folder
+
+
+IMAGES = 40
+
+
+def write_items(folder: Path) -> Path:
+    """Items behind a run's results: on every image each number moves by the same, so that differences are certain."""
+    frame = pd.read_csv(folder / "results.csv", keep_default_na=False, na_values=[""])
+    frame = frame[frame["value"].notna()]
+    shifts = np.linspace(-0.02, 0.02, IMAGES)
+    images = [str(n) for n in range(IMAGES)]
+    values = [
+        pd.DataFrame(
+            {"threshold": row.threshold, "item": images, "image": images, "value": row.value / 100 + shifts}
+            | {key: getattr(row, key) for key in ("method", "panel", "metric")}
+        )
+        for row in frame.itertuples()
+    ]
+    (folder / "items").mkdir()
+    pd.concat(values).to_parquet(folder / "items" / "values.parquet")
+    pd.DataFrame({"image": images}).to_parquet(folder / "items" / "units.parquet")
+    matches = pd.DataFrame(columns=["method", "threshold", "panel", "file"])
+    matches.to_parquet(folder / "items" / "matches.parquet")
+    return folder
+
+
+def measure_rows(experiment: str, panel: str, measures: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Results of tables 3 and 4: method -> measure -> percent."""
+    base = {**BASE, "experiment": experiment, "panel": panel}
+    return [
+        {**base, "method": method, "metric": metric, "value": value, "ci_low": value - 1, "ci_high": value + 1}
+        for method, found in measures.items()
+        for metric, value in found.items()
+    ]
 
 
 def table_rows(number: int, change: Callable[[str, str, float], float | None] | None = None) -> list[dict[str, Any]]:
@@ -96,7 +131,9 @@ def write_explanation(folder: Path, explanation: StoredExplanation) -> None:
     (folder / "info.json").write_text(json.dumps(dict(explanation.info)))
     if explanation.image is not None:
         Image.fromarray(explanation.image).save(folder / "image.png")
-    for name in ("relevance", "masks", "levels"):
+    if explanation.masks:
+        (folder / "masks.json").write_text(encode_masks(explanation.masks))
+    for name in ("relevance", "levels"):
         arrays = dict(getattr(explanation, name))
         if arrays:
             save_file(arrays, folder / f"{name}.safetensors")

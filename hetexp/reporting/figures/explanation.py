@@ -12,6 +12,7 @@ from hetexp.reporting.figures.style import styled
 from hetexp.reporting.names import method_name
 from hetexp.reporting.samples import StoredExplanation
 
+SIDE = 900  # pixels of a drawn image, about those of a cell in print
 LINE = 0.12  # inches from one line of text to the next
 
 
@@ -25,7 +26,8 @@ def draw_explanation(explanation: StoredExplanation) -> Figure:
     """
     if not explanation.methods:
         raise DataError(f"{explanation.source} holds no relevance of {', '.join(explanation.info['methods'])}")
-    return _detections(explanation) if explanation.kind == "detection" else _question(explanation)
+    shown = explanation.at_most(SIDE)
+    return _detections(shown) if shown.kind == "detection" else _question(shown)
 
 
 def row_text(explanation: StoredExplanation, row: int) -> str:
