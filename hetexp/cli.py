@@ -15,6 +15,9 @@ from hetexp.paths import conf_dir
 
 log = logging.getLogger("hetexp")
 
+# Threads that wait for each other by spinning slow two runs on one machine down twentyfold; set before torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 config.register()
 
 STOPPED = 130  # what shells expect of a command that Ctrl-C has ended

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from PIL.Image import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -24,6 +25,7 @@ from hetexp.errors import ConfigError
 from hetexp.experiments.engine.fingerprint import attribution_fingerprint, checkpoint_digest, versions
 from hetexp.experiments.engine.methods import MethodSpec, resolve_methods
 from hetexp.experiments.engine.store import Store
+from hetexp.experiments.engine.threads import share_of_cores
 from hetexp.files import atomic_write, content_hash
 from hetexp.models.registry import ARCHITECTURES, load_model
 from hetexp.targets import automatic
@@ -154,13 +156,20 @@ def import_plugins(names: Iterable[str]) -> None:
             ) from error
 
 
+def _side_by_side() -> int:
+    """Processes that Hydra's launcher runs at a time on this machine."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return 1
+    launcher = HydraConfig.get().launcher
+    return max(1, int(launcher.get("n_jobs") or 1))
+
+
 def open_session(cfg: DictConfig, folder: Path | None = None) -> Session:
     """Check the configuration and prepare a run's folder (by default Hydra's) with its `config.yaml`."""
     folder = folder or Path(HydraConfig.get().runtime.output_dir)
     config.validate(cfg)
     import_plugins(cfg.plugins)
-    if cfg.threads is not None:
-        torch.set_num_threads(cfg.threads)
+    torch.set_num_threads(cfg.threads or min(torch.get_num_threads(), share_of_cores(_side_by_side())))
     methods = resolve_methods(cfg)
     folder.mkdir(parents=True, exist_ok=True)
     resolved = config.plain(cfg)
