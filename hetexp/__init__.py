@@ -10,9 +10,20 @@ if TYPE_CHECKING:
     from hetexp.api import explain
     from hetexp.attribution.registry import METHODS, MethodRecord, register_method
     from hetexp.explanation import Explanation
+    from hetexp.generated import explain_generated
     from hetexp.models.registry import load_model
 
-__all__ = ["METHODS", "Explanation", "MethodRecord", "explain", "load_model", "masks", "register_method", "targets"]
+__all__ = [
+    "METHODS",
+    "Explanation",
+    "MethodRecord",
+    "explain",
+    "explain_generated",
+    "load_model",
+    "masks",
+    "register_method",
+    "targets",
+]
 __version__ = "0.1.0"
 
 # Loaded when first asked for: the command line answers --help and typing errors without torch.
@@ -21,6 +32,7 @@ _HOME = {
     "Explanation": "explanation",
     "MethodRecord": "attribution.registry",
     "explain": "api",
+    "explain_generated": "generated",
     "load_model": "models.registry",
     "register_method": "attribution.registry",
 }

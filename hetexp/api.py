@@ -40,13 +40,14 @@ def explain(
         methods: names (see `hetexp.METHODS`), or name -> method.
         targets: None explains every kept query of a detector, or the predicted answer. Otherwise one or several of
             `hetexp.targets`; a class name (the kept queries of that class, or that answer); a number (an object query,
-            or an answer). A sequence of sequences gives each input of a batch its own.
+            or an answer). A sequence of sequences gives each input of a batch its own. Models that write text are
+            asked for `Logit(token, query=decoder position)`, two towers for `Logit(text, query=image)`.
         image: the picture of a single input, kept for drawing.
 
     Returns:
         a mapping method -> source -> relevance that also knows targets, labels, scores, boxes and its provenance.
-        Detectors: {"image": [k, h, w]}. Models that answer questions: {"text": [k, T], "image": [k, R]}. k counts the
-        targets of all inputs, in their order.
+        Detectors: {"image": [k, h, w]}. Models that answer questions: {"text": [k, T], "image": [k, R]}; every
+        model has the keys of its `sources`. k counts the targets of all inputs, in their order.
 
     Raises:
         ConfigError: for an unknown method, or a class that does not exist.
@@ -55,7 +56,8 @@ def explain(
     table = (
         methods if isinstance(methods, Mapping) else build_methods([methods] if isinstance(methods, str) else methods)
     )
-    batch = int(next(iter(inputs.values())).shape[0])
+    count = getattr(adapter, "batch_size", None)
+    batch = int(next(iter(inputs.values())).shape[0] if count is None else count(inputs))
     if image is not None and batch != 1:
         raise InputError(f"one image was given for a batch of {batch} inputs: explain them one at a time to draw them")
     wanted = _per_input(adapter, inputs, targets, batch)
@@ -79,13 +81,28 @@ def collect(
     return Explanation(
         relevance,
         rows,
-        "detection" if "detections" in traces[0].outputs else "vqa",
+        "detection" if "detections" in traces[0].outputs else getattr(adapter, "kind", "vqa"),
         provenance(adapter, methods),
         [{s: trace.layouts[s].grid for s in trace.sources} for trace in traces],
-        [trace.layouts["image"].extent for trace in traces],
+        [trace.layouts["image"].extent if "image" in trace.layouts else None for trace in traces],
         multiscale=multiscale,
+        levels=[trace.layouts["image"].levels if "image" in trace.layouts else () for trace in traces],
+        points=_points(traces),
         **more,
     )
+
+
+def _points(traces: Sequence[AttentionTrace]) -> Tensor | None:
+    """Where each target's token sampled the image in the last layer: x, y, weight of every point [k, points, 3]."""
+    found = []
+    for trace in traces:
+        sampled = [step for step in trace.steps() if step.points is not None and step.query in trace.readouts]
+        if not sampled or sampled[-1].points is None:
+            return None
+        rows = trace.readouts[sampled[-1].query]
+        locations, weights = (x[:, rows].transpose(0, 1).flatten(1, 2) for x in sampled[-1].points)
+        found.append(torch.cat([locations, weights.unsqueeze(-1)], -1))
+    return torch.cat(found)
 
 
 def describe_rows(trace: AttentionTrace, labels: Mapping[int, str], item: int = 0) -> list[Row]:
@@ -93,14 +110,15 @@ def describe_rows(trace: AttentionTrace, labels: Mapping[int, str], item: int = 
     detections: Detections | None = trace.outputs.get("detections")
     if detections is None:
         logits = trace.outputs["logits"]
-        best = int(logits.argmax())
-        score = float(logits.double().softmax(-1)[best])
+        scores = trace.outputs.get("scores", logits.double().softmax(-1))
+        if logits.ndim == 1:
+            return [_predicted(target, logits, scores, labels, None, item) for target in trace.targets]
         return [
-            Row(describe(target, logits, labels), labels.get(best, str(best)), score, item=item)
-            for target in trace.targets
+            _predicted(target, logits[row], scores[row], labels, row, item)
+            for target, row in zip(trace.targets, trace.rows.tolist(), strict=True)
         ]
     rows = []
-    for target, query in zip(trace.targets, trace.tokens.tolist(), strict=True):
+    for target, query in zip(trace.targets, trace.rows.tolist(), strict=True):
         label = int(detections.labels[query])
         rows.append(
             Row(
@@ -113,6 +131,14 @@ def describe_rows(trace: AttentionTrace, labels: Mapping[int, str], item: int = 
             )
         )
     return rows
+
+
+def _predicted(
+    target: Target, logits: Tensor, scores: Tensor, labels: Mapping[int, str], query: int | None, item: int
+) -> Row:
+    """What a target of one row of logits [classes] with their probabilities explains."""
+    best = int(logits.argmax())
+    return Row(describe(target, logits, labels), labels.get(best, str(best)), float(scores[best]), query, item=item)
 
 
 def corners(box: Tensor) -> tuple[float, float, float, float]:

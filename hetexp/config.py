@@ -85,6 +85,7 @@ class DataConfig:
     root: str = MISSING
     images: str | None = None
     annotations: str | None = None
+    categories: Any = None
     questions: str | None = None
     answers: str | None = None
     regions: str | None = None
@@ -130,6 +131,7 @@ class Config:
     methods: list[str] | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     metrics: list[str] | None = None
+    controls: list[str] | None = None
     plugins: list[str] = field(default_factory=list)
     device: str = "auto"
     dtype: Precision = Precision.float32
@@ -147,6 +149,7 @@ class Config:
     query: Any = None
     question: str | None = None
     answers: list[Any] | None = None
+    levels: bool = False
     merge: dict[str, Any] = field(default_factory=lambda: {"from": None})
     tables: list[str] | None = None
     figures: list[str] | None = None
@@ -163,7 +166,7 @@ def run_dir(outputs: str, now: str, label: str, shard: Any) -> str:
 
 def run_label(experiment: str | None, task: str, model: str, method: str) -> str:
     """Short name of a run for its folder."""
-    return experiment or (task if task in ("table", "figure", "report") else f"{model}_{method}")
+    return experiment or (task if task in ("table", "figure", "evidence", "report") else f"{model}_{method}")
 
 
 def default_data(profile: str, model: str) -> str:
@@ -312,6 +315,6 @@ def validate(cfg: DictConfig) -> None:
         raise ConfigError(f"model.score_threshold={cfg.model.score_threshold} is a probability: it must lie in [0, 1)")
     if cfg.target.side is not None and cfg.target.name != "box":
         raise ConfigError(f"target.side={cfg.target.side} is for target=box, not for target={cfg.target.name}")
-    for key in ("methods", "metrics"):
+    for key in ("methods", "metrics", "controls"):
         if cfg[key] is not None and (not cfg[key] or len(set(cfg[key])) != len(cfg[key])):
             raise ConfigError(f"{key}={list(cfg[key])} must name one or more {key}, each once")

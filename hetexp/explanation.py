@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 from hetexp.errors import DataError, InputError
 from hetexp.evaluation.masks import finite_maps, otsu_thresholds, segment, to_uint8
 from hetexp.files import atomic_folder
+from hetexp.models.trace import Level
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,6 +79,9 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
         answers: the most probable answers, each with "answer", "logit" and "probability".
         multiscale: method -> source -> raw relevance of all tokens [k, N], of sources that the model sees at several
             scales; `relevance` shows them on the finest grid.
+        levels: per input the grids of those scales, in the order of their tokens; empty for other models.
+        points: where the explained tokens sampled the image in the last layer: x and y in units of its sides, and the
+            attention of the point [k, points, 3]; None for models that do not sample.
         details: further entries of `info.json` (an item's name, the answer held against the best one).
     """
 
@@ -93,6 +98,8 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
     answers: list[dict[str, Any]] | None = None
     details: dict[str, Any] = field(default_factory=dict)
     multiscale: Relevance = field(default_factory=dict)
+    levels: list[tuple[Level, ...]] = field(default_factory=list)
+    points: Tensor | None = None
 
     # -- a mapping ---------------------------------------------------------------------------------------------
 
@@ -359,6 +366,34 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
         if not self.rows:
             raise InputError("nothing was explained, so nothing can be drawn: name a query, or lower score_threshold")
         return draw_explanation(self.stored())
+
+    def plot_levels(self, method: str) -> Figure:
+        """Each feature level of a multi-scale detector, and where its queries sampled the image in the last layer.
+
+        Args:
+            method: whose relevance is shown.
+
+        Raises:
+            InputError: for several inputs, no target, no image, a model of one level, or a method that is not there.
+        """
+        from hetexp.reporting.figures.levels import draw_levels
+
+        one = self._one()
+        if not self.levels or not self.levels[0] or self.image is None or not self.rows:
+            raise InputError(
+                "feature levels are drawn of an image and a detector that samples several, such as deformable_detr; "
+                f"this explanation of {self.provenance.get('model')} has none: leave levels out"
+            )
+        if method not in self.multiscale:
+            raise InputError(f"method {method!r} is not in this explanation: it holds {', '.join(self)}")
+        sizes = [math.prod(level.shape) for level in self.levels[0]]
+        parts = self.multiscale[method]["image"].float().cpu().split(sizes, 1)
+        maps = [
+            part.reshape(-1, *level.shape)[:, : level.valid[0], : level.valid[1]].numpy()
+            for part, level in zip(parts, self.levels[0], strict=True)
+        ]
+        points = None if self.points is None else self.points.float().cpu().numpy()
+        return draw_levels(one.stored(), method, maps, points)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

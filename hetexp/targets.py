@@ -39,6 +39,10 @@ class Logit:
         """y [] from logits [classes]."""
         return _pick(logits, int(logits.argmax()) if self.index is None else self.index)
 
+    def settled(self, logits: Tensor) -> Logit:
+        """The target with its class, for these logits [classes]: other logits do not change what is asked."""
+        return replace(self, index=int(logits.argmax())) if self.index is None else self
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -103,6 +107,8 @@ class RunnerUp:
         """The target with its two classes, for these logits [classes]."""
         a, b = logits.topk(2).indices.tolist()
         return PAIRS[self.kind](a, b, self.query)
+
+    settled = of
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ TASKS = {
     "samples": "hetexp.experiments.tasks:run_samples",
     "table": "hetexp.reporting.tasks:tables",
     "figure": "hetexp.reporting.tasks:figures",
+    "evidence": "hetexp.reporting.tasks:evidence",
     "report": "hetexp.reporting.tasks:report",
     "download": "hetexp.experiments.tasks:download",
     "check": "hetexp.experiments.tasks:check_data",

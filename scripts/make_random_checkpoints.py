@@ -2,6 +2,8 @@
 
     python scripts/make_random_checkpoints.py --out random --images 200 --questions 100
     python run.py profile=paper +experiment=table1 data.root=random/coco model.checkpoint=random/detr
+    python scripts/make_random_checkpoints.py --out random --images 0 --questions 0 --detectors rt_detr deformable_detr
+    python run.py task=explain model=auto model.checkpoint=random/rt_detr image=photo.jpg
 
 They prove that the paper profile runs through; their numbers mean nothing.
 """
@@ -30,6 +32,7 @@ from transformers.models.detr.image_processing_pil_detr import DetrImageProcesso
 
 from hetexp.data.regions import Regions, write_tsv
 from hetexp.data.synthetic.scenes import Scene, coco_categories, render_scene, scene_rng
+from hetexp.models.registry import get_architecture
 
 SIZES = ((640, 480), (480, 640), (640, 427), (500, 375), (333, 500))  # width, height as they occur in COCO
 SHARPEN, SPREAD = 8.0, 1.2  # of the random DETR's attention and class logits
@@ -65,6 +68,42 @@ def write_detr(folder: Path) -> None:
         head.bias[[i for i in range(COCO_LABELS) if i not in known]] = -1e3  # never a label without a name
     model.save_pretrained(folder)
     DetrImageProcessorPil().save_pretrained(folder)
+
+
+# What the class's own defaults leave open, as the released checkpoints have it.
+DETECTORS: dict[str, dict[str, Any]] = {
+    "conditional_detr": {"backbone_config": ResNetConfig(out_features=["stage4"])},
+    "deformable_detr": {"backbone_config": ResNetConfig(out_features=["stage2", "stage3", "stage4"])},
+    "rt_detr": {},
+    "rt_detr_v2": {},
+    "d_fine": {},
+    "deimv2": {},
+    "lw_detr": {"projector_scale_factors": [1.0]},
+    "rf_detr": {},
+}
+FIXED_SIZE = {"lw_detr": 640, "rf_detr": 560}  # sides that their released image processors resize to
+PASSING = 0.03  # share of the queries with a class probability above 0.5
+
+
+def write_detector(folder: Path, name: str) -> None:
+    """A detector with sigmoid classes at full size; a few of its queries pass p > 0.5."""
+    torch.manual_seed(0)
+    adapter = get_architecture(name).load.__self__  # type: ignore[attr-defined]
+    known = names()
+    config = adapter.model_class.config_class(id2label=dict(enumerate(known.values())), label2id={}, **DETECTORS[name])
+    model = adapter.model_class(config).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):  # untrained ones of some classes let nothing through
+                module.weight.fill_(1)
+        side = FIXED_SIZE.get(name, 640)
+        best = model(torch.randn(1, 3, side, side)).logits[0].amax(-1)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear) and module.out_features == len(known):
+                module.bias.sub_(best.quantile(1 - PASSING))
+    model.save_pretrained(folder)
+    size = {"size": {"height": side, "width": side}} if name in FIXED_SIZE else {}
+    adapter.processor_class(**size).save_pretrained(folder)
 
 
 def write_lxmert(folder: Path, answers: int) -> None:
@@ -174,7 +213,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200, help="COCO images (0: no DETR part)")
     parser.add_argument("--questions", type=int, default=100, help="VQA questions (0: no LXMERT part)")
     parser.add_argument("--answers", type=int, default=3129, help="answers in the vocabulary")
+    parser.add_argument("--detectors", nargs="*", default=[], choices=DETECTORS, help="detectors besides DETR")
     args = parser.parse_args()
+    for name in args.detectors:
+        write_detector(args.out / name, name)
     if args.images:
         write_detr(args.out / "detr")
         write_coco(args.out / "coco", args.images)

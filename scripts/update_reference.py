@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KINDS = {"tables": ("*.csv", "*.md", "*.tex"), "figures": ("*.png", "*.pdf", "*.csv"), "report": ("index.html",)}
 BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
 PUBLISHED = "†"  # marks the paper's own columns of a table
+ENDS = (" low", " high")  # of the columns with the ends of an interval
 SCALES = {1: "Otsu's threshold (Table 1)", 2: "0.3 times the threshold (Table 2)"}
 
 
@@ -23,7 +24,11 @@ def measured_ap(reference: Path) -> str:
     for number, threshold in SCALES.items():
         with (reference / "tables" / f"table{number}.csv").open(encoding="utf-8", newline="") as file:
             ap = next(row for row in csv.DictReader(file) if row["metric"] == "AP")
-        own = {name: value for name, value in ap.items() if name != "metric" and PUBLISHED not in name}
+        own = {
+            name: f"{value} [{', '.join(ap[name + end] for end in ENDS)}]"
+            for name, value in ap.items()
+            if name != "metric" and PUBLISHED not in name and not name.endswith(ENDS)
+        }
         if not lines:
             lines = [["AP, %", *own], ["---", *["---:"] * len(own)]]
         lines.append([threshold, *own.values()])
@@ -33,7 +38,8 @@ def measured_ap(reference: Path) -> str:
 def all_tables(reference: Path) -> str:
     """The tables of docs/results.md, as they lie in outputs/reference."""
     parts = [
-        (reference / "tables" / f"{name}.md").read_text(encoding="utf-8") for name in ("table1", "table2", "figure6")
+        (reference / "tables" / f"{name}.md").read_text(encoding="utf-8")
+        for name in ("claims", "table1", "table2", "table3", "table4", "figure6")
     ]
     return "\n\n".join(part.strip() for part in parts)
 

@@ -19,6 +19,8 @@ def distance(got: Tensor, want: Tensor) -> float:
 
 
 def tolerance(method: str, dtype: torch.dtype) -> float:
+    if method in ("partial_lrp", "transformer_attribution", "gae_lrp"):  # they divide by sums that nearly cancel
+        return 1e-5 if dtype == torch.float64 else 1e-1
     if dtype == torch.float64:
         return 1e-9
     return 1e-3 if method == "grad_cam" else 1e-4  # the mean gradient cancels

@@ -22,12 +22,16 @@ from torch import Tensor
 
 @dataclass
 class Seen:
-    """One attention map [heads, Nq, Nk] with its gradient; stream names as in the program."""
+    """One attention map [heads, Nq, Nk] with its gradient; stream names as in the program.
+
+    Where only some tokens of a stream attend, `rows` says which; the others' rows are 0.
+    """
 
     query: str
     key: str
     map: Tensor
     gradient: Tensor
+    rows: slice | None = None
 
     @property
     def is_self(self) -> bool:
@@ -53,7 +57,7 @@ class Run:
     @property
     def like(self) -> Tensor:
         """A tensor of the run's floating type and device."""
-        return [*self.encoder, *self.fusion[0]][0].map
+        return next(step for group in [self.encoder, *self.fusion] for step in group).map
 
     def eye(self, stream: str) -> Tensor:
         return eye(self.sizes[stream], self.like)
@@ -276,13 +280,16 @@ def homologous(run: Run, correction: str) -> dict[str, Tensor]:
 
 def gae(run: Run, normalise: bool = True, products: bool = True) -> dict[str, Tensor]:
     """R_XX, R_XY by GAE's rules; `products` False leaves the two outer factors of Eq. 10 out."""
-    encoder_decoder = run.readout not in run.sources
+    links = {(s.query, s.key) for group in run.fusion for s in group if not s.is_self}
+    encoder_decoder = not any((y, x) in links for x, y in links)
 
-    def bar(r: Tensor) -> Tensor:
+    def bar(r: Tensor, stream: str) -> Tensor:
+        """N(R)_i = (R - I)_i / sum_j (R - I)_ij + I_i, and N(R)_i = I_i of a token i that attends nothing by design."""
         if not normalise:
             return r
         rest = r - eye(len(r), r)
-        return rest / rest.sum(1, keepdim=True) + eye(len(r), r)
+        shares = rest / rest.sum(1, keepdim=True)
+        return torch.where(attending(run, stream)[:, None], shares, 0) + eye(len(r), r)
 
     scores: Scores = {(x, x): run.eye(x) for x in run.sizes}
     for group in [*([s] for s in run.encoder), *run.fusion]:
@@ -294,13 +301,23 @@ def gae(run: Run, normalise: bool = True, products: bool = True) -> dict[str, Te
                     if (x, z) in before:
                         add(scores, (x, z), a @ before[x, z])
                 continue
-            added = bar(before[x, x]).T @ a @ bar(before[y, y]) if products else a @ before[y, y]
+            added = bar(before[x, x], x).T @ a @ bar(before[y, y], y) if products else a @ before[y, y]
             if encoder_decoder:
                 added = torch.where(added.isnan(), torch.zeros_like(added), added)
-            elif (y, x) in before:
-                add(scores, (x, x), a @ before[y, x])
+            for z in run.sizes:  # what y knows of others, x among them
+                if z != y and (y, z) in before:
+                    add(scores, (x, z), a @ before[y, z])
             add(scores, (x, y), added)
     return readout_rows(run, scores)
+
+
+def attending(run: Run, stream: str) -> Tensor:
+    """Which tokens of a stream are a row of any self-attention [N]."""
+    found = torch.zeros(run.sizes[stream], dtype=torch.bool, device=run.like.device)
+    for step in [*run.encoder, *(s for group in run.fusion for s in group)]:
+        if step.query == step.key == stream:
+            found[step.rows or slice(None)] = True
+    return found
 
 
 def odam(run: Run) -> dict[str, Tensor]:
@@ -308,20 +325,25 @@ def odam(run: Run) -> dict[str, Tensor]:
 
 
 def last(run: Run, source: str) -> Seen:
-    return [s for g in run.fusion for s in g if (s.query, s.key) == (run.readout, source)][-1]
+    steps = [s for g in [run.encoder, *run.fusion] for s in g if s.key == source]
+    return ([s for s in steps if s.query == run.readout] or [s for s in steps if not s.is_self])[-1]
 
 
 def raw_attention(run: Run) -> dict[str, Tensor]:
-    return without_own(run, {s: last(run, s).map.mean(0)[run.token] for s in run.sources})
+    def row(source: str) -> Tensor:
+        step = last(run, source)
+        return step.map.mean(0)[run.token] if step.query == run.readout else row(step.query) @ step.map.mean(0)
+
+    return without_own(run, {s: row(s) for s in run.sources})
 
 
 def grad_cam(run: Run) -> dict[str, Tensor]:
-    rows = {}
-    for s in run.sources:
-        step = last(run, s)
-        weights = step.gradient.mean((1, 2))
-        rows[s] = (weights[:, None, None] * step.map).mean(0).relu()[run.token]
-    return without_own(run, rows)
+    def row(source: str) -> Tensor:
+        step = last(run, source)
+        whole = (step.gradient.mean((1, 2))[:, None, None] * step.map).mean(0).relu()
+        return whole[run.token] if step.query == run.readout else row(step.query) @ whole
+
+    return without_own(run, {s: row(s) for s in run.sources})
 
 
 def rollout(run: Run) -> dict[str, Tensor]:
@@ -334,14 +356,15 @@ def rollout(run: Run) -> dict[str, Tensor]:
                 out = (mixed / mixed.sum(1, keepdim=True)) @ out
         return out
 
-    rows = {}
-    for s in run.sources:
-        if s == run.readout:
-            rows[s] = product(s, len(run.fusion))[run.token]
-            continue
-        at = max(i for i, g in enumerate(run.fusion) if any((p.query, p.key) == (run.readout, s) for p in g))
-        rows[s] = (product(run.readout, at).T @ last(run, s).map.mean(0) @ product(s, at))[run.token]
-    return without_own(run, rows)
+    def row(source: str) -> Tensor:
+        if source == run.readout:
+            return product(source, len(run.fusion))[run.token]
+        step = last(run, source)
+        at = next(i for i, g in enumerate(run.fusion) if any(p is step for p in g))
+        reader = product(run.readout, at)[:, run.token] if step.query == run.readout else row(step.query)
+        return reader @ step.map.mean(0) @ product(source, at)
+
+    return without_own(run, {s: row(s) for s in run.sources})
 
 
 METHODS: dict[str, Callable[[Run], dict[str, Tensor]]] = {

@@ -1,7 +1,8 @@
 """Dense oracle of detectors that sample their keys, independent of the package.
 
 The library's own sampling is linear in the values, so its map is what it makes of an identity matrix in their place: no
-formula of the interpolation is needed. Maps of ordinary attention are those that the eager implementation returns.
+formula of the interpolation is needed. Maps of ordinary attention are those that the eager implementation returns, with
+every softmax in the precision of its input: LW-DETR's is single whatever the model's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from unittest.mock import patch
 import torch
 from oracle import Run, Seen
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 FUNCTION = "multi_scale_deformable_attention_v2"
 
@@ -59,6 +61,16 @@ class Catch:
         return call
 
 
+class _OwnPrecision(TorchFunctionMode):
+    """A softmax stays in the precision of its input."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.nn.functional.softmax:
+            kwargs.pop("dtype", None)
+        return func(*args, **kwargs)
+
+
 @contextmanager
 def catching(links: Sequence[Link]) -> Iterator[Catch]:
     """Collect what attention modules do inside the block."""
@@ -73,6 +85,7 @@ def catching(links: Sequence[Link]) -> Iterator[Catch]:
             catch.calls[module] = Caught(output[1])
 
     with ExitStack() as stack:
+        stack.enter_context(_OwnPrecision())
         for link in links:
             module: Any = link.module
             stack.callback(module.register_forward_pre_hook(enter).remove)
@@ -109,11 +122,14 @@ def run_sampled(
     levels: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> Any:
+        if isinstance(output, Tensor):
+            output = output.view_as(output)  # an identity's output has readers that are not meant
         tensors = [output] if isinstance(output, Tensor) else [level[0] for level in output]
         for tensor in tensors:
             if not tensor.requires_grad:
                 tensor.requires_grad_()
             levels.append(tensor)
+        return output
 
     links = [*encoder, *decoder]
     handles = [module.register_forward_hook(keep) for module in projection]
@@ -145,7 +161,7 @@ def run_sampled(
             whole_a, whole_g = a.new_zeros(len(a), n, n), a.new_zeros(len(a), n, n)
             whole_a[:, link.rows, link.rows], whole_g[:, link.rows, link.rows] = a, g
             a, g = whole_a, whole_g
-        steps.append(Seen(link.query, link.key, a, g))
+        steps.append(Seen(link.query, link.key, a, g, link.rows))
     return Run(
         encoder=steps[: len(encoder)],
         fusion=[[step] for step in steps[len(encoder) :]],

@@ -23,7 +23,7 @@ def enliven(model: PreTrainedModel, seed: int, peak: float) -> None:
         for name, p in model.named_parameters():
             if "backbone" in name:
                 continue
-            if p.dim() == 1:
+            if p.dim() <= 1:
                 p += 0.3 * torch.randn(p.shape, generator=g)
             else:
                 p.copy_(torch.randn(p.shape, generator=g) * (1.0 / p.shape[-1]) ** 0.5)

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from hetexp.attribution.corrections import CorrectedMaps
-from hetexp.attribution.method import Method
+from hetexp.attribution.method import Method, NeedsPasses
+from hetexp.attribution.passes import with_passes
 from hetexp.attribution.registry import get_method
 from hetexp.models.protocols import Adapter
 from hetexp.models.trace import AttentionTrace, Target
@@ -33,7 +35,8 @@ def observe(
 ) -> list[AttentionTrace]:
     """Traces of a batch that hold what these methods read, and nothing that costs more."""
     features = dict.fromkeys(name for method in methods.values() for name in method.features)
-    return adapter.trace(inputs, targets, features=list(features))
+    passes = dict.fromkeys(p for m in methods.values() if isinstance(m, NeedsPasses) for p in m.passes)
+    return with_passes(adapter, inputs, adapter.trace(inputs, targets, features=list(features)), list(passes))
 
 
 def attribute(
@@ -51,11 +54,12 @@ def attribute(
     corrections = sorted({c for m in methods.values() for c in m.corrections})
     step = _targets_at_once(trace, len(corrections), byte_budget)
     parts: dict[str, list[dict[str, Tensor]]] = {name: [] for name in methods}
-    for start in range(0, max(trace.n_targets, 1), step):
-        piece = trace.slice(start, start + step)
+    for start, stop in trace.runs(step):
+        piece = trace.slice(start, stop).up_to_readout()
         maps = CorrectedMaps(corrections, piece.sizes)
         for name, method in methods.items():
-            parts[name].append(_without_itself(piece, method(piece, maps)))
+            found = _without_itself(piece, method(piece, maps))
+            parts[name].append({s: pad(rows, (0, trace.sizes[s] - rows.shape[1])) for s, rows in found.items()})
     return {
         name: {
             source: trace.layouts[source].tokens(torch.cat([view.of(p[view.stream]) for p in pieces]))

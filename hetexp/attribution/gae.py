@@ -38,8 +38,12 @@ class Gae:
     A stream that the prediction is read from and that attends nothing but itself (a joint stream, a tower) has only
     the first rule, and its wanted row is found without R_XX.
 
-    A zero row of R - I makes N(R) NaN. For encoder-decoder models the reference sets the whole NaN product to 0,
-    so that layer adds nothing; for LXMERT it lets NaN through.
+    Where Y has mixed with a third stream Z before (BLIP: the answer attends the question, which attends the image), its
+    context comes along: R_XZ += A R_YZ, as R_XX += A R_YX does for two.
+
+    A zero row of R - I makes N(R) NaN. For encoder-decoder models (no two streams attend each other) the reference sets
+    the whole NaN product to 0, so that layer adds nothing; for LXMERT it lets NaN through. A stream that never attends
+    itself keeps I.
 
     Args:
         normalise: False leaves N out.
@@ -60,6 +64,7 @@ class Gae:
         fixed = set(trace.sizes) - moved - alone
         scores = self._start(trace, map_of, fixed | alone)
         undefined = {s: self._undefined(trace, s, map_of) for s in fixed}
+        mixing = {step.query for step in trace.steps() if step.is_self}
         for group in trace.fusion if scores else ():
             before = dict(scores)
             for step in group:
@@ -67,7 +72,7 @@ class Gae:
                     for pair in [p for p in scores if p[0] == step.query]:
                         scores[pair] = scores[pair] + map_of(step).times(before[pair])
                 else:
-                    self._cross(step, map_of(step), before, scores, trace.sources_fixed, undefined)
+                    self._cross(step, map_of(step), before, scores, trace.has_co_attention, undefined, mixing)
         start = readout_rows(trace)
         return {
             s: start[s] + rollout_increment(start[s], [step for step in trace.steps() if step.query == s], map_of)
@@ -102,17 +107,20 @@ class Gae:
         attention: Map,
         before: Matrices,
         scores: Matrices,
-        sources_fixed: bool,
+        co_attention: bool,
         undefined: dict[str, Tensor],
+        mixing: set[str],
     ) -> None:
         x, y = step.query, step.key
-        added = attention.under(self._normalised(before[x, x]).transpose(1, 2))
+        own = self._normalised(before[x, x]) if x in mixing else before[x, x]
+        added = attention.under(own.transpose(1, 2))
         if y in undefined:
             added = torch.where(undefined[y][:, None, None], torch.nan, added)
         else:
             added = added @ self._normalised(before[y, y])
-            scores[x, x] = scores[x, x] + attention.times(before[y, x])
-        if sources_fixed:
+            for pair in [p for p in before if p[0] == y and p[1] != y]:
+                scores[x, pair[1]] = scores[x, pair[1]] + attention.times(before[pair])
+        if not co_attention:
             broken = added.isnan().flatten(1).any(1)  # the product spreads NaN over every row it can reach
             added = torch.where(broken[:, None, None], 0, added)
         scores[x, y] = scores[x, y] + added
@@ -127,7 +135,10 @@ class Gae:
 
     def _row(self, trace: AttentionTrace, scores: Matrices, source: str, map_of: MapOf, fixed: bool) -> Tensor:
         k = torch.arange(trace.n_targets, device=trace.tokens.device)
-        row = reduce(torch.add, [scores[stream, source][k, tokens] for stream, tokens in trace.readouts.items()])
+        reading = {
+            s: tokens for s, tokens in trace.readouts.items() if (s, source) in scores
+        }  # a tower knows itself only
+        row = reduce(torch.add, [scores[stream, source][k, tokens] for stream, tokens in reading.items()])
         if not fixed:
             return row
         steps = encoder_steps(trace, source)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from hetexp.attribution.corrections import CorrectedMaps
+from hetexp.attribution.passes import Pass
 from hetexp.models.trace import AttentionTrace
 
 
@@ -25,4 +26,14 @@ class Method(Protocol):
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every source's tokens for each target, per source [k, N]."""
+        ...
+
+
+@runtime_checkable
+class NeedsPasses(Protocol):
+    """A method that further passes through the model are made for; their traces are in `trace.passes`."""
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The passes, each made once for all methods that ask for it."""
         ...

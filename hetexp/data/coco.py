@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
+from hetexp.data.annotations import read_annotations
 from hetexp.errors import DataError
-from hetexp.files import file_hash
+from hetexp.files import content_hash, file_hash
 
 
 class ItemError(DataError):
@@ -43,8 +45,8 @@ class CocoScenes:
         limit: how many images to take; None for all.
 
     Raises:
-        DataError: if the folder or the annotation file is missing, is not valid JSON, lacks what COCO's format requires
-            or names an image that is not there.
+        DataError: if the folder or the annotation file is missing, is not valid JSON, is not sound (see
+            `read_annotations`) or names an image that is not there.
     """
 
     def __init__(self, images_dir: str | Path, annotation_file: str | Path, limit: int | None = None) -> None:
@@ -53,9 +55,12 @@ class CocoScenes:
             raise DataError(f"limit must be at least 1 image, got {limit}: leave it out to take all")
         if not self.images_dir.is_dir():
             raise DataError(f"image folder {self.images_dir} does not exist: check the path, or download the data")
-        self._content = _parse(_read(self.annotation_file), self.annotation_file)
+        self._annotations = read_annotations(self.annotation_file)
         self._digest = file_hash(self.annotation_file)
-        self.items = self._list_items()[:limit]
+        self.items = [
+            SceneItem(image["id"], image["file_name"], image["width"], image["height"])
+            for image in self._annotations.images[:limit]
+        ]
         self._check_files()
 
     def __len__(self) -> int:
@@ -63,9 +68,13 @@ class CocoScenes:
 
     @cached_property
     def coco(self) -> COCO:
-        """The annotations as pycocotools' COCO object (all images, whatever the limit)."""
+        """The annotations as pycocotools' COCO object: all images, whatever the limit; ids of annotations from 1 on."""
         coco = COCO()
-        coco.dataset = self._content
+        coco.dataset = {
+            "images": self._annotations.images,
+            "annotations": self._annotations.annotations,
+            "categories": self._annotations.categories,
+        }
         with contextlib.redirect_stdout(io.StringIO()):
             coco.createIndex()
         return coco
@@ -73,7 +82,33 @@ class CocoScenes:
     @property
     def categories(self) -> dict[int, str]:
         """Category names by category id."""
-        return {category["id"]: category["name"] for category in self._content["categories"]}
+        return {category["id"]: category["name"] for category in self._annotations.categories}
+
+    def union(self, annotation_ids: Sequence[int], image: str) -> NDArray[np.bool_]:
+        """Mask [H, W] of one or several annotations of one image.
+
+        Args:
+            annotation_ids: as in the file.
+            image: name of the image without folder and suffix.
+
+        Raises:
+            DataError: for an id that the file lacks, and for an annotation of another image.
+        """
+        numbers = self._annotations.numbers
+        unknown = [number for number in annotation_ids if number not in numbers]
+        if unknown:
+            raise DataError(
+                f"annotation id {unknown[0]!r} is not in {self.annotation_file}: take files that belong together"
+            )
+        found = [self.coco.anns[numbers[number]] for number in annotation_ids]
+        for annotation, number in zip(found, annotation_ids, strict=True):
+            name = self.coco.imgs[annotation["image_id"]]["file_name"]
+            if Path(name).stem != image:
+                raise DataError(
+                    f"annotation id {number} of {self.annotation_file} is of image {name}, not of {image}: take files "
+                    "that belong together"
+                )
+        return np.asarray(rle.decode(rle.merge([annotation["segmentation"] for annotation in found])), dtype=bool)
 
     def path(self, item: SceneItem) -> Path:
         """Where the image lies."""
@@ -104,13 +139,13 @@ class CocoScenes:
         return rgb
 
     def item_digest(self, item: SceneItem) -> str:
-        """SHA-256 of the image file's bytes, as hex.
+        """Hash of the image file's bytes and the size that the annotations say it has, as hex.
 
         Raises:
             ItemError: if it cannot be read.
         """
         with self._readable(item):
-            return file_hash(self.path(item))
+            return content_hash([file_hash(self.path(item)), item.width, item.height])
 
     def dataset_digest(self) -> str:
         """SHA-256 of the annotation file's bytes, as hex."""
@@ -123,26 +158,20 @@ class CocoScenes:
         except OSError as error:
             raise ItemError(f"image {self.path(item)} cannot be read ({error.strerror}): restore the file") from error
 
-    def _list_items(self) -> list[SceneItem]:
-        items = [
-            SceneItem(image["id"], image["file_name"], image["width"], image["height"])
-            for image in self._content["images"]
-        ]
-        items.sort(key=lambda item: item.image_id)
-        for one, other in pairwise(items):
-            if one.image_id == other.image_id:
-                raise DataError(f"{self.annotation_file} lists image id {one.image_id} twice: ids must be unique")
-        if not items:
-            raise DataError(f"{self.annotation_file} lists no images: at least one is needed")
-        return items
-
     def _check_files(self) -> None:
-        missing = [item.file_name for item in self.items if not self.path(item).is_file()]
+        missing = [repr(item.file_name) for item in self.items if not _is_file(self.path(item))]
         if missing:
             raise DataError(
                 f"{self.annotation_file} names {len(missing)} image(s) that are not in {self.images_dir}, for example "
                 f"{', '.join(missing[:3])}: restore them, or point the images folder elsewhere"
             )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for any file
+        return False
 
 
 def open_coco(data: Mapping[str, Any], *, limit: int | None, seed: int) -> CocoScenes:
@@ -158,90 +187,3 @@ def open_coco(data: Mapping[str, Any], *, limit: int | None, seed: int) -> CocoS
     """
     root = Path(data["root"])
     return CocoScenes(root / data["images"], root / data["annotations"], limit)
-
-
-def category_ids(id2label: Mapping[int, str], coco: COCO) -> dict[int, int | None]:
-    """COCO category id of each model label, matched by name; None for a label that is no category of the data.
-
-    DETR's label list has gaps named "N/A" and placeholders, and a user's own data may have fewer categories than the
-    model.
-
-    Raises:
-        DataError: if no label at all is a category, or two labels claim one category.
-    """
-    by_name = {category["name"]: category["id"] for category in coco.cats.values()}
-    mapping = {int(label): by_name.get(name) for label, name in id2label.items()}
-    claimed = [category for category in mapping.values() if category is not None]
-    if not claimed:
-        raise DataError(
-            f"none of the model's labels ({_some(id2label.values())}) is a category of the data ({_some(by_name)}): "
-            "labels and categories are matched by name, so use a model trained on these categories"
-        )
-    twice = sorted({coco.cats[category]["name"] for category in claimed if claimed.count(category) > 1})
-    if twice:
-        raise DataError(f"several model labels are named {_some(twice)}: each category needs exactly one label")
-    return mapping
-
-
-def category_of(label: int, mapping: Mapping[int, int | None], id2label: Mapping[int, str]) -> int | None:
-    """Category id of a predicted label, None where it is no category: such a detection is neither right nor wrong here.
-
-    Raises:
-        DataError: for a label that the model does not have.
-    """
-    if label not in mapping:
-        raise DataError(f"label {label} is none of the model's {len(id2label)} labels: the stored detections are stale")
-    return mapping[label]
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"annotation file {path} does not exist: check the path, or download the data") from error
-    except OSError as error:
-        raise DataError(f"annotation file {path} cannot be read: {error.strerror}") from error
-
-
-def _parse(content: bytes, path: Path) -> dict[str, Any]:
-    try:
-        parsed = json.loads(content)
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON ({error}): it may be cut short, fetch it again") from error
-    if not isinstance(parsed, dict):
-        raise DataError(f"{path} holds a {type(parsed).__name__}, expected COCO's object with images, annotations, ...")
-    required = {
-        "images": ("id", "file_name", "width", "height"),
-        "annotations": ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"),
-        "categories": ("id", "name"),
-    }
-    for part, keys in required.items():
-        if not isinstance(parsed.get(part), list):
-            raise DataError(f"{path} lacks the list '{part}': COCO's instances format has {', '.join(required)}")
-        for number, record in enumerate(parsed[part]):
-            missing = [key for key in keys if not isinstance(record, dict) or key not in record]
-            if missing:
-                raise DataError(f"{path}: {part}[{number}] lacks {', '.join(missing)}, which COCO's format requires")
-    for number, image in enumerate(parsed["images"]):
-        sizes = (image["width"], image["height"])
-        if not all(isinstance(side, int) and side > 0 for side in sizes) or not isinstance(image["file_name"], str):
-            raise DataError(f"{path}: images[{number}] needs a file name and a size in whole pixels > 0, got {image}")
-        if not isinstance(image["id"], int):
-            raise DataError(f"{path}: images[{number}] has id {image['id']!r}, expected a whole number")
-    known = {image["id"] for image in parsed["images"]}
-    classes = {category["id"] for category in parsed["categories"]}
-    for number, annotation in enumerate(parsed["annotations"]):
-        if annotation["image_id"] not in known:
-            raise DataError(
-                f"{path}: annotations[{number}] belongs to image {annotation['image_id']}, which 'images' does not list"
-            )
-        if annotation["category_id"] not in classes:
-            raise DataError(
-                f"{path}: annotations[{number}] has category {annotation['category_id']}, which 'categories' lacks"
-            )
-    return parsed

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hetexp.data.problems import DamagedFile, is_text
+from hetexp.data.question_records import REQUIRED, problems_of
 from hetexp.errors import DataError
 from hetexp.files import atomic_write
 
 # Soft score for 0, 1, 2, 3 and at least 4 of ten annotators, as LXMERT's files have it.
 SOFT_SCORES = (0.0, 0.3, 0.6, 0.9, 1.0)
-
-_REQUIRED = ("question_id", "img_id", "sent", "label")
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,19 @@ def read_questions(paths: str | Path | Sequence[str | Path]) -> list[Question]:
     """Questions of one or several LXMERT-form files (minival and nominival, say), in file order.
 
     Raises:
-        DataError: naming the file and the item, if a file is missing or no valid JSON, an item lacks a key, has an
-            empty question or a score outside [0, 1], or a question id occurs twice.
+        DataError: if a file is missing or no valid JSON, or a question id occurs twice.
+        DamagedFile: naming every item that lacks a key, has an empty question, a score outside [0, 1], or another
+            value that cannot be used.
     """
     files = [paths] if isinstance(paths, str | Path) else list(paths)
     questions: list[Question] = []
     for file in files:
         content = _read_json(Path(file), list)
-        questions += [_question(item, f"{file}: item {number}") for number, item in enumerate(content)]
-    counts = Counter(question.question_id for question in questions)
+        problems = problems_of(content)
+        if problems:
+            raise DamagedFile(file, problems)
+        questions += map(_question, content)
+    counts = Counter(str(question.question_id) for question in questions)
     twice = [question_id for question_id, count in counts.items() if count > 1]
     if twice:
         raise DataError(f"{len(twice)} question id(s) occur twice in {', '.join(map(str, files))}, first {twice[0]}")
@@ -94,7 +98,7 @@ def read_answers(path: str | Path) -> list[str]:
         DataError: if the file is missing or no list of distinct texts.
     """
     answers = _read_json(Path(path), list)
-    wrong = [answer for answer in answers if not isinstance(answer, str)]
+    wrong = [answer for answer in answers if not is_text(answer)]
     if wrong or len(set(answers)) != len(answers) or not answers:
         raise DataError(f"{path} must be a list of distinct answers (texts), position = answer index")
     return answers
@@ -150,7 +154,7 @@ def from_vqa_v2(
                 f"{missing[0]}: take both files of the same split"
             )
         return [_from_official(question, by_id[question["question_id"]], image_id) for question in asked]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{questions_file} or {annotations_file} is not in VQA v2's format: {error!r}") from error
 
 
@@ -239,25 +243,13 @@ def _from_official(question: Mapping[str, Any], annotation: Mapping[str, Any], i
     )
 
 
-def _question(item: Any, where: str) -> Question:
-    missing = [key for key in _REQUIRED if not isinstance(item, dict) or key not in item]
-    if missing:
-        raise DataError(f"{where} lacks {', '.join(missing)}; LXMERT's form has {', '.join(_REQUIRED)}")
-    if not isinstance(item["sent"], str) or not item["sent"].strip():
-        raise DataError(f"{where} (question {item['question_id']}) has the empty question {item['sent']!r}: remove it")
-    label = item["label"]
-    if not isinstance(label, dict) or not all(
-        isinstance(score, int | float) and 0 <= score <= 1 for score in label.values()
-    ):
-        raise DataError(
-            f"{where} (question {item['question_id']}) has label {label!r}, expected {{answer: soft score in [0, 1]}}"
-        )
-    known = {*_REQUIRED, "question_type", "answer_type"}
+def _question(item: Mapping[str, Any]) -> Question:
+    known = {*REQUIRED, "question_type", "answer_type"}
     return Question(
         question_id=item["question_id"],
         img_id=str(item["img_id"]),
         sent=item["sent"],
-        label={answer: float(score) for answer, score in label.items()},
+        label={answer: float(score) for answer, score in item["label"].items()},
         question_type=item.get("question_type"),
         answer_type=item.get("answer_type"),
         extra={key: value for key, value in item.items() if key not in known},
@@ -278,7 +270,7 @@ def _read_json(path: Path, kind: type) -> Any:
         raise DataError(f"{path} does not exist: check the path, or download the data") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON ({error}): it may be cut short, fetch it again") from error
     if not isinstance(content, kind):
         raise DataError(f"{path} holds a {type(content).__name__}, expected a {kind.__name__}")

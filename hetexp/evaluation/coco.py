@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from hetexp.errors import InputError
+from hetexp.evaluation.cocoeval import Accumulated, Block, accumulate, as_coco, match, mean_metrics
+from hetexp.evaluation.matches import AREAS, Matches
 
 SEGM_THRESHOLDS = tuple(round(0.20 + 0.05 * i, 2) for i in range(16))  # the paper's (Section 5.1): 0.20:0.05:0.95
 BOX_THRESHOLDS = tuple(round(0.50 + 0.05 * i, 2) for i in range(10))  # COCO's own: 0.50:0.05:0.95
 
 _BLOCK = 250  # images that pycocotools holds records of at a time
-_AREAS = ("", "_small", "_medium", "_large")  # COCOeval's order: all, small, medium, large
 
 
 class CocoScorer(ABC):
@@ -47,6 +44,7 @@ class CocoScorer(ABC):
         self._wanted = set(self.image_ids)
         self._number = 0  # of the last detection
         self._found: dict[int, dict[int, list[tuple[int, float, Any]]]] = {}  # by category, image: number, score, form
+        self._evaluated: tuple[dict[str, float | None], Matches] | None = None  # of the detections so far
 
     def add(self, detection: Mapping[str, Any]) -> None:
         """Take one more detection.
@@ -60,6 +58,7 @@ class CocoScorer(ABC):
                 and a mask or box that does not fit the image.
         """
         self._number += 1
+        self._evaluated = None
         missing = [key for key in ("image_id", "category_id", "score", self.form_key) if key not in detection]
         if missing:
             raise InputError(f"detection {self._number} lacks {', '.join(missing)}; it has {', '.join(detection)}")
@@ -87,25 +86,31 @@ class CocoScorer(ABC):
             AP, AP_small, AP_medium, AP_large, AR, AR_small, AR_medium, AR_large (at most 100 detections per image) and
             AP at the first threshold (``AP20``), as fractions; None where an area holds no ground truth.
         """
-        ground_truth: dict[int, dict[int, list[dict[str, Any]]]] = {}  # by category and image
-        for image in self.image_ids:
-            for annotation in self.coco_gt.imgToAnns.get(image, ()):
-                ground_truth.setdefault(annotation["category_id"], {}).setdefault(image, []).append(annotation)
-        # One category at a time, or pycocotools' records would grow to hundreds of megabytes. Categories without
-        # ground truth never count (COCO's -1): leaving them out changes no number and saves most of the time.
-        counted = [self._category(category, ground_truth[category]) for category in sorted(ground_truth)]
-        first = f"AP{100 * self.thresholds[0]:g}"
-        if not counted:
-            return dict.fromkeys([*(m + area for m in ("AP", "AR") for area in _AREAS), first], None)
-        precision = np.concatenate([one for one, _ in counted], axis=2)  # [thresholds, recalls, categories, areas]
-        recall = np.concatenate([one for _, one in counted], axis=1)  # [thresholds, categories, areas]
-        result = {f"AP{area}": _mean(precision[..., i]) for i, area in enumerate(_AREAS)}
-        result |= {f"AR{area}": _mean(recall[..., i]) for i, area in enumerate(_AREAS)}
-        result[first] = _mean(precision[0, :, :, 0])
-        return result
+        return self._evaluate()[0]
 
-    def _category(self, category: int, annotations: dict[int, list[dict[str, Any]]]) -> tuple[np.ndarray, np.ndarray]:
-        """COCOeval's precision and recall of one category at most 100 detections per image, some images at a time."""
+    def matches(self) -> Matches:
+        """Which detections match at which threshold, for metrics of resampled images; see `Matches` on its size."""
+        return self._evaluate()[1]
+
+    def _evaluate(self) -> tuple[dict[str, float | None], Matches]:
+        if self._evaluated is None:
+            ground_truth: dict[int, dict[int, list[dict[str, Any]]]] = {}  # by category and image
+            for image in self.image_ids:
+                for annotation in self.coco_gt.imgToAnns.get(image, ()):
+                    ground_truth.setdefault(annotation["category_id"], {}).setdefault(image, []).append(annotation)
+            # One category at a time, or pycocotools' records would grow to hundreds of megabytes. Categories without
+            # ground truth never count (COCO's -1): leaving them out changes no number and saves most of the time.
+            counted: list[Accumulated] = []
+            blocks: list[tuple[int, Block]] = []
+            for category in sorted(ground_truth):
+                of_category = self._matched_blocks(category, ground_truth[category])
+                counted.append(accumulate([b.of_area for b in of_category], self.kind, self.thresholds))
+                blocks += [(category, block) for block in of_category]
+            self._evaluated = mean_metrics(counted, self.thresholds), self._joined(blocks)
+        return self._evaluated
+
+    def _matched_blocks(self, category: int, annotations: dict[int, list[dict[str, Any]]]) -> list[Block]:
+        """What COCOeval finds of one category at most 100 detections per image, some images at a time."""
         records = self._found.get(category, {})
         images = sorted(annotations.keys() | records.keys())  # others know nothing of the category
         blocks = []
@@ -120,10 +125,34 @@ class CocoScorer(ABC):
             ]
             # COCOeval writes into the annotations
             copies = [dict(annotation) for i in block for annotation in annotations.get(i, ())]
-            known, given = (_as_coco(self.coco_gt, block, category, part) for part in (copies, made))
-            blocks.append(_matched(known, given, self.kind, self.thresholds))
-        counted = _accumulated(blocks, self.kind, self.thresholds)
-        return counted["precision"][..., -1], counted["recall"][..., -1]
+            known, given = (as_coco(self.coco_gt, block, category, part) for part in (copies, made))
+            blocks.append(match(known, given, self.kind, self.thresholds))
+        return blocks
+
+    def _joined(self, blocks: list[tuple[int, Block]]) -> Matches:
+        """The matches of all categories."""
+
+        def along(pick: Callable[[Block], np.ndarray], empty: tuple[int, ...], kind: Any) -> np.ndarray:
+            parts = [pick(block) for _, block in blocks]
+            return np.concatenate(parts, axis=-1).astype(kind) if parts else np.zeros(empty, kind)
+
+        def by_area(key: str) -> Callable[[Block], np.ndarray]:
+            return lambda block: np.stack([area[key] for area in block.of_area])
+
+        of_all, shape = np.array(self.image_ids, dtype=np.int64), (len(AREAS), len(self.thresholds), 0)
+        categories = [category for category, _ in blocks]
+        return Matches(
+            images=of_all,
+            thresholds=self.thresholds,
+            image=np.searchsorted(of_all, along(lambda b: b.images, (0,), np.int64)),
+            category=np.repeat(np.array(categories, dtype=np.int64), [len(b.images) for _, b in blocks]),
+            score=along(lambda b: b.of_area[0]["dtScores"], (0,), np.float64),
+            matched=along(by_area("dtMatches"), shape, np.bool_),
+            ignored=along(by_area("dtIgnore"), shape, np.bool_),
+            object_image=np.searchsorted(of_all, along(lambda b: b.object_images, (0,), np.int64)),
+            object_category=np.repeat(np.array(categories, dtype=np.int64), [len(b.object_images) for _, b in blocks]),
+            object_ignored=along(lambda b: b.object_ignored, (len(AREAS), 0), np.bool_),
+        )
 
     @abstractmethod
     def _compact(self, form: Any, image: dict[str, Any]) -> Any:
@@ -223,60 +252,3 @@ def _checked_thresholds(iou_thresholds: Sequence[float]) -> np.ndarray:
     if thresholds.ndim != 1 or len(thresholds) == 0 or not ((thresholds > 0) & (thresholds <= 1)).all():
         raise InputError(f"IoU thresholds must be numbers in (0, 1], got {list(iou_thresholds)}")
     return thresholds
-
-
-def _matched(ground_truth: COCO, found: COCO, kind: str, thresholds: np.ndarray) -> list[dict[str, np.ndarray]]:
-    """Per area what COCOeval found on a block of images, joined to what its `accumulate` reads of one image."""
-    run = _coco_eval(ground_truth, found, kind, thresholds)
-    with contextlib.redirect_stdout(io.StringIO()):
-        run.evaluate()
-    joined = []
-    for area in range(len(_AREAS)):
-        n = len(run.params.imgIds)
-        images = [image for image in run.evalImgs[area * n : (area + 1) * n] if image is not None]
-        joined.append(
-            {
-                "dtScores": np.concatenate([image["dtScores"] for image in images]),
-                "dtMatches": np.concatenate([image["dtMatches"] for image in images], axis=1).astype(bool),
-                "dtIgnore": np.concatenate([image["dtIgnore"] for image in images], axis=1),
-                "gtIgnore": np.concatenate([image["gtIgnore"] for image in images]),
-            }
-        )
-    return joined
-
-
-def _accumulated(blocks: list[list[dict[str, np.ndarray]]], kind: str, thresholds: np.ndarray) -> dict[str, Any]:
-    """COCOeval's precision and recall of one category, a block standing for an image."""
-    run = _coco_eval(None, None, kind, thresholds)
-    run.params.imgIds = list(range(len(blocks)))
-    run.params.catIds = [0]
-    run.params.maxDets = [sys.maxsize]  # already cut to 100 of each image
-    run.evalImgs = [block[area] for area in range(len(_AREAS)) for block in blocks]
-    run._paramsEval = run.params
-    with contextlib.redirect_stdout(io.StringIO()):
-        run.accumulate()
-    return run.eval
-
-
-def _coco_eval(ground_truth: COCO | None, found: COCO | None, kind: str, thresholds: np.ndarray) -> COCOeval:
-    run = COCOeval(ground_truth, found, kind)
-    run.params.iouThrs = thresholds
-    run.params.maxDets = [100]
-    return run
-
-
-def _as_coco(coco_gt: COCO, images: list[int], category: int, annotations: list[dict[str, Any]]) -> COCO:
-    coco = COCO()
-    coco.dataset = {
-        "images": [coco_gt.imgs[i] for i in images],
-        "categories": [coco_gt.cats[category]],
-        "annotations": annotations,
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
-
-
-def _mean(values: np.ndarray) -> float | None:
-    counted = values[values > -1]  # COCO's -1: no ground truth
-    return float(counted.mean()) if counted.size else None

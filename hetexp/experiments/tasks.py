@@ -12,13 +12,15 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from hetexp.data.check import check_dataset
 from hetexp.data.download.check import check
 from hetexp.data.download.retrieve import download_dataset
 from hetexp.data.download.sources import DOWNLOADS
+from hetexp.data.registry import get_dataset
 from hetexp.errors import ConfigError, DataError
 from hetexp.experiments.engine.results import show, tidy, write_results, write_run
 from hetexp.experiments.engine.samples import open_image, write_explanations
-from hetexp.experiments.engine.session import Session, open_session
+from hetexp.experiments.engine.session import Session, import_plugins, open_session
 from hetexp.experiments.engine.shards import merged_session, write_manifest
 from hetexp.experiments.engine.tracking import log_run
 from hetexp.explanation import Explanation
@@ -32,10 +34,20 @@ log = logging.getLogger("hetexp")
 # What a model does -> the package with its experiment: run, samples, explain_input.
 EXPERIMENTS = {"detection": "hetexp.experiments.detection", "vqa": "hetexp.experiments.vqa"}
 FIGURE_SCALES = (1.0, 0.3)
+MOST_LISTED = 50  # problems of a data set that task=check prints
 
 
 def experiment_of(session: Session) -> Any:
-    """The experiment for what the session's model does."""
+    """The experiment for what the session's model does.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if session.kind not in EXPERIMENTS:
+        raise ConfigError(
+            f"model {session.adapter.name!r} is of the kind {session.kind!r}, and experiments are for "
+            f"{' and '.join(EXPERIMENTS)}: explain its inputs in Python with hetexp.explain"
+        )
     return import_module(EXPERIMENTS[session.kind])
 
 
@@ -87,13 +99,17 @@ def explain_own(session: Session) -> None:
     cfg = session.cfg
     if not cfg.image:
         raise ConfigError("task=explain needs an image: image=photo.jpg")
-    explained: Explanation = experiment_of(session).explain_input(session, open_image(Path(cfg.image)))
+    explained: Explanation = experiment_of(session).explain_input(session, open_image(Path(cfg.image), upright=True))
     explained.details["item"] = Path(cfg.image).name
     about = {"model": session.adapter.name, "checkpoint": session.checkpoint, "data": "own image"}
     folder = session.folder / "explanation"
+    asked = [spec.name for spec in session.methods if spec.name in explained]
+    by_level = explained.plot_levels((asked or list(explained))[0]) if cfg.levels else None
     write_explanations(folder, {"input": explained}, about, session.scales, cfg.threshold.upsample)
     stored = StoredExplanation.read(folder / "input")
     paths = save(draw_explanation(stored), folder)
+    if by_level is not None:
+        paths += save(by_level, session.folder / "levels")
     write_run(session.folder, session.facts)
     _show_explanation(stored.info)
     log.info("heat maps: %s; numbers: %s", ", ".join(map(str, paths)), folder / "input" / "info.json")
@@ -136,7 +152,10 @@ def download(cfg: DictConfig) -> None:
 
 
 def check_data(cfg: DictConfig) -> None:
-    """Report every source; anything missing or damaged ends with an error that says how to fix it."""
+    """Report every source of public data, or every item of own data; what is missing or damaged ends with an error."""
+    if cfg.data.name not in DOWNLOADS:
+        check_own(cfg)
+        return
     rows = check(cfg.data.root, [_public(cfg)], deep=True)
     table = Table("item", "expected", "status", "detail", "fix")
     for row in rows:
@@ -145,6 +164,22 @@ def check_data(cfg: DictConfig) -> None:
     faults = [row.item for row in rows if row.status != "ok"]
     if faults:
         raise DataError(f"not usable as it is: {', '.join(faults)}; the table above says how to fix each")
+    if cfg.data.annotations is not None:
+        get_dataset(cfg.data.format).open(cfg.data, limit=None, seed=cfg.seed)  # refuses unsound annotations
+
+
+def check_own(cfg: DictConfig) -> None:
+    """Read a data set through and list every problem; any ends with an error."""
+    if OmegaConf.is_missing(cfg.data, "root"):
+        raise ConfigError("data.root is not set: name the folder of the data, e.g. data.root=/data")
+    import_plugins(cfg.plugins)
+    report = check_dataset(cfg.data, limit=cfg.limit, seed=cfg.seed)
+    for problem in report.problems[:MOST_LISTED]:
+        log.warning("%s", problem)
+    if report.problems:
+        more = f", the first {MOST_LISTED} are listed above" if len(report.problems) > MOST_LISTED else ", listed above"
+        raise DataError(f"data={cfg.data.name} is not sound: {len(report.problems)} problem(s){more}; {report.summary}")
+    log.info("data=%s is sound: %s", cfg.data.name, report.summary)
 
 
 def _public(cfg: DictConfig) -> str:

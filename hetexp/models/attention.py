@@ -6,17 +6,19 @@ one keeps a block of them that stays in the processor's cache, and needs no memo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from hetexp.models.observe import replaced
 from hetexp.models.trace import block_bytes
 
 NAME = "hetexp"
@@ -24,6 +26,10 @@ NAME = "hetexp"
 # Who is told of every call: module, maps [B, heads, Nq, Nk], values and output (in the graph) [B, heads, N, head_dim].
 Report = Callable[[nn.Module, Tensor, Tensor, Tensor], None]
 _report: ContextVar[Report | None] = ContextVar("report", default=None)
+
+# What computes output and maps from query, key, value [B, heads, N, head_dim], the mask added to scores, and scaling.
+Core = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor]]
+_core: ContextVar[Core | None] = ContextVar("core", default=None)
 
 
 class _Attention(torch.autograd.Function):
@@ -80,13 +86,17 @@ def _attend(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
     """Attention interface of the library: [B, heads, N, head_dim] -> [B, Nq, heads, head_dim] and the maps."""
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if position_bias is not None:  # T5 adds one to the scores
+        attention_mask = position_bias if attention_mask is None else position_bias + attention_mask
     report = _report.get()
     with torch._C.DisableTorchFunction():  # its inside is nobody's business
-        output, probabilities = _Attention.apply(query, key, value, attention_mask, factor)
+        attend = _core.get() or _Attention.apply
+        output, probabilities = attend(query, key, value, attention_mask, factor)
     if report is not None:
         report(module, probabilities, value, output)
     return output.transpose(1, 2).contiguous(), probabilities
@@ -97,17 +107,51 @@ AttentionMaskInterface.register(NAME, eager_mask)
 
 
 @contextmanager
-def own_attention(model: PreTrainedModel, report: Report | None = None) -> Iterator[None]:
+def own_attention(
+    model: PreTrainedModel, report: Report | None = None, modules: Iterable[nn.Module] = ()
+) -> Iterator[None]:
     """The model attends through `_attend` inside, whatever it was loaded with.
 
     Args:
         report: called after every attention.
+        modules: attention modules meant where they have a configuration of their own; other such parts keep theirs.
     """
-    before = model.config._attn_implementation
-    model.config._attn_implementation = {"": NAME}  # parts with a configuration of their own keep theirs
+    modules = list(modules)
+    own = [m.config for m in modules if isinstance(getattr(m, "config", None), PreTrainedConfig)]
+    configs = {id(config): config for config in (model.config, *own)}
+    before = {key: config._attn_implementation for key, config in configs.items()}
     token = _report.set(report)
+    try:
+        with ExitStack() as stack:
+            for module in modules:
+                if isinstance(module, nn.MultiheadAttention):
+                    stack.enter_context(replaced(module, "forward", partial(_multihead, module)))
+            for config in configs.values():
+                config._attn_implementation = {"": NAME}
+            yield
+    finally:
+        _report.reset(token)
+        for key, config in configs.items():
+            config._attn_implementation = {"": before[key]}
+
+
+def _multihead(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """What PyTorch's own module computes, batch first and without masks, through `_attend`."""
+    assert module.batch_first, "attention of [N, B, d] is not observed"
+    weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
+    parts = [
+        nn.functional.linear(x, w, b).unflatten(2, (module.num_heads, -1)).transpose(1, 2)
+        for x, w, b in zip((query, key, value), weights, biases, strict=True)
+    ]
+    output, probabilities = _attend(module, parts[0], parts[1], parts[2], None)
+    return module.out_proj(output.flatten(2)), probabilities.mean(1)
+
+
+@contextmanager
+def attending_by(core: Core | None) -> Iterator[None]:
+    """Attention is computed by `core` inside, which may give it another backward pass; None leaves it as it is."""
+    token = _core.set(core)
     try:
         yield
     finally:
-        _report.reset(token)
-        model.config._attn_implementation = {"": before}
+        _core.reset(token)

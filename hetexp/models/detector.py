@@ -57,6 +57,7 @@ class ImageDetector(ABC):
 
     model_class: ClassVar[type[PreTrainedModel]]
     processor_class: ClassVar[type[BaseImageProcessor]]
+    resnet: ClassVar[str] = "model.backbone.model"  # where a convolutional backbone is, for checkpoints made with timm
     revisions: ClassVar[Mapping[str, str]] = {}  # of hub checkpoints, where the default one does not fit
 
     @abstractmethod
@@ -112,7 +113,7 @@ class ImageDetector(ABC):
         """
         model, processor = cls._read(source, dtype, pinned(source, revision, cls.revisions))
         if getattr(model.config, "dilation", False):
-            dilate(model)
+            dilate(model.get_submodule(cls.resnet))
         return cls(model.to(device), processor, score_threshold=score_threshold, autocast=autocast)
 
     @classmethod
@@ -121,9 +122,12 @@ class ImageDetector(ABC):
         config = read_config(source, revision)
         expect_type(source, config, cls.name)
         renames = None
-        if config.backbone_config.model_type == "timm_backbone":
+        if (
+            getattr(config, "backbone_config", None) is not None
+            and config.backbone_config.model_type == "timm_backbone"
+        ):
             config = native_backbone(config)
-            renames = backbone_renames(r"(?:model\.)?backbone\.(?:conv_encoder\.)?model\.")
+            renames = backbone_renames(r"(?:model\.)?backbone\.(?:conv_encoder\.)?model\.", cls.resnet)
         model = load_weights(cls.model_class, source, config, revision, dtype, renames)
         settings = Path(source) / "preprocessor_config.json"
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hetexp.models.backbone import folded, padded_features
 from hetexp.models.detector import AUTOCAST, ImageDetector
@@ -85,6 +85,10 @@ class GridDetector(ImageDetector):
         """Predictions per image, padding handled as in `trace`."""
         run = self._forward(inputs, [], observe=False)
         return [self._detections(logits, boxes) for logits, boxes in zip(run.logits, run.boxes, strict=True)]
+
+    def feature_modules(self) -> dict[str, list[nn.Module]]:
+        """Feature name -> the modules whose outputs it is."""
+        return {"projection": [self.model.model.input_projection]}
 
     # -- forward -----------------------------------------------------------------------------------------------
 

@@ -218,6 +218,11 @@ class LxmertAdapter:
         """Answer logits [B, answers]; items whose `visual_attention_mask` is all 0 see no image at all."""
         return self._run(inputs)
 
+    def feature_modules(self) -> dict[str, list[nn.Module]]:
+        """Feature name -> the modules whose outputs it is, text first."""
+        encoder = self.model.lxmert.encoder
+        return {"embedding": [self.model.lxmert.embeddings, encoder.visn_fc]}
+
     def encode_texts(self, texts: Sequence[Tensor]) -> list[Tensor]:
         """Outputs of the language encoder [T, d] for every sequence of token ids [T]."""
         return lxmert_parts.encode_texts(self.model, texts)

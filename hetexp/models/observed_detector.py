@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -22,6 +22,7 @@ from hetexp.models.detector import AUTOCAST, ImageDetector
 from hetexp.models.observe import frozen, hooked, replaced, resolve_features
 from hetexp.models.protocols import Detections
 from hetexp.models.trace import (
+    GRADIENT_BUDGET,
     AttentionTrace,
     Features,
     Group,
@@ -36,8 +37,6 @@ from hetexp.models.watch import Seen, Watch
 from hetexp.models.wiring import Wire, step
 
 Grid = tuple[int, int]
-
-GRADIENT_BUDGET = 2**29  # bytes of gradients to hold for all targets of a batch; more are found when they are needed
 
 
 @dataclass(frozen=True)
@@ -87,21 +86,35 @@ class ObservedDetector(ImageDetector):
     def feature_modules(self) -> Mapping[str, Sequence[nn.Module]]:
         """Feature name -> the modules whose outputs it is, finest level first."""
 
+    @property
+    def backbone(self) -> nn.Module:
+        """What makes feature grids of pixels: no attention of the wiring, so that it may run in another precision."""
+        backbone: nn.Module = self.model.model.backbone
+        return backbone
+
     def class_scores(self, logits: Tensor) -> Tensor:
         """Every class has a probability of its own, unless one of the logits stands for "no object"."""
         return logits.softmax(-1)[..., :-1] if self.has_no_object else logits.sigmoid()
 
     def grids(self, pixels: Tensor, projection: Sequence[Tensor]) -> tuple[Grid, ...]:
-        """(h, w) of every level, from the images and the features "projection"."""
+        """(h, w) of every level, from the images and their default features."""
         return tuple((x.shape[2], x.shape[3]) for x in projection)
 
     def views(self, grids: Sequence[Grid]) -> dict[str, View]:
         """What the sources are of the streams."""
         return {"image": View("image")}
 
+    def padded_length(self, padded: int, real: int, cells: int) -> int:
+        """Cells along a padded side [pixels], from how many its real part became."""
+        return grid_length(padded, real, cells)
+
     def readouts(self, queries: Tensor, grids: Sequence[Grid]) -> dict[str, Tensor]:
         """The tokens that the predictions of some object queries [k] are read from."""
         return {"queries": queries}
+
+    def predict(self, pixels: Tensor) -> Any:
+        """The model's own output for images without padding; it has `logits` and `pred_boxes`."""
+        return self.model(pixel_values=pixels)
 
     def sizes(self, run: Run) -> dict[str, int]:
         """Tokens of every stream."""
@@ -130,8 +143,8 @@ class ObservedDetector(ImageDetector):
         pixels, sizes = self._pixels(inputs)
         found: dict[int, Detections] = {}
         for members, crop in _by_size(pixels, sizes):
-            with folded(self.model.model.backbone), self._autocast():
-                output = self.model(pixel_values=crop)
+            with folded(self.backbone), self._autocast():
+                output = self.predict(crop)
             one_by_one = map(self._detections, output.logits, output.pred_boxes)
             found |= dict(zip(members, one_by_one, strict=True))
         return [found[b] for b in range(len(pixels))]
@@ -164,11 +177,11 @@ class ObservedDetector(ImageDetector):
         kept: dict[str, list[Tensor]] = {name: [] for name in modules}
         watch = Watch(wires)
         observing = (_keeping(modules, kept, names), watch.watching(self.model))
-        with folded(self.model.model.backbone), self._autocast(), observing[0], observing[1]:
-            output = self.model(pixel_values=pixels)
+        with folded(self.backbone), self._autocast(), observing[0], observing[1]:
+            output = self.predict(pixels)
         seen = {call.name: call for call in watch.calls}
         assert list(seen) == list(wires), f"observed {[call.name for call in watch.calls]}, wired {list(wires)}"
-        grids = self.grids(pixels, kept["projection"])
+        grids = self.grids(pixels, kept[self.feature_names[0]])
         return Run(output.logits, output.pred_boxes, seen, {name: kept[name] for name in names}, grids)
 
     @contextmanager
@@ -177,7 +190,7 @@ class ObservedDetector(ImageDetector):
         if self.autocast is None:
             yield
             return
-        backbone, dtype = self.model.model.backbone, AUTOCAST[self.autocast]
+        backbone, dtype = self.backbone, AUTOCAST[self.autocast]
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             with torch.autocast(self.device.type, dtype):
@@ -213,7 +226,8 @@ class ObservedDetector(ImageDetector):
             fusion=groups(self.decoder_wires()),
             readouts=self.readouts(queries, run.grids),
             targets=tuple(target for target, _ in pairs),
-            layouts={"image": _layout(run.grids, size, padded, run.logits.device)},
+            layouts={"image": _layout(run.grids, size, padded, self.padded_length, run.logits.device)},
+            queries=queries,
             features={
                 asked: {
                     self.views(run.grids)["image"].stream: _features(run.features[name], gradients.features[name], b, k)
@@ -258,11 +272,14 @@ def _keeping(
     """Keep the outputs of modules; the graph reaches back to those that are wanted."""
 
     def keep(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            if isinstance(output, Tensor):  # where a module hands on its input, others may read that too
+                output = output.view_as(output)
             for x in _tensors(output):
                 if name in wanted and not x.requires_grad:
                     x.requires_grad_()
                 kept[name].append(x)
+            return output
 
         return hook
 
@@ -297,9 +314,11 @@ def _tokens_of(wire: Wire, grids: Sequence[Grid], device: torch.device) -> Tenso
     return torch.arange(ends[wire.level] - h * w, ends[wire.level], device=device)
 
 
-def _layout(grids: Sequence[Grid], size: Grid, padded: Grid, device: torch.device) -> Layout:
-    """Where the tokens of an image of one size lie in a batch that is padded to another."""
-    levels = [Level((grid_length(padded[0], size[0], h), grid_length(padded[1], size[1], w)), (h, w)) for h, w in grids]
+def _layout(
+    grids: Sequence[Grid], size: Grid, padded: Grid, length: Callable[[int, int, int], int], device: torch.device
+) -> Layout:
+    """Where the tokens of an image of one size lie in a batch that is padded to another; `length` as `grid_length`."""
+    levels = [Level((length(padded[0], size[0], h), length(padded[1], size[1], w)), (h, w)) for h, w in grids]
     index, start = [], 0
     for level in levels:
         index.append(start + cells(level.valid, level.shape, device))

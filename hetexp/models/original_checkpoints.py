@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DetrConfig, DetrForObjectDetection, PretrainedConfig, PreTrainedModel, ResNetConfig
+from transformers import DetrConfig, DetrForObjectDetection, PretrainedConfig, ResNetConfig
 
 from hetexp.errors import CheckpointError, some
 
@@ -63,13 +63,18 @@ _STACKED = re.compile(
 )
 
 
-def backbone_renames(prefix: str) -> dict[str, str]:
-    """Pattern -> replacement that turns torchvision's names below `prefix` (a pattern) into the native ResNet's."""
-    renames = {rf"^{prefix}{re.escape(old)}\.": f"model.backbone.model.{new}." for old, new in _STEM.items()}
+def backbone_renames(prefix: str, native: str) -> dict[str, str]:
+    """Pattern -> replacement that turns torchvision's names into the native ResNet's.
+
+    Args:
+        prefix: of torchvision's names, a pattern.
+        native: name of the ResNet in the model.
+    """
+    renames = {rf"^{prefix}{re.escape(old)}\.": f"{native}.{new}." for old, new in _STEM.items()}
     for stage in range(4):
         for old, new in _PARTS.items():
             pattern = rf"^{prefix}layer{stage + 1}\.(\d+)\.{re.escape(old)}\."
-            renames[pattern] = rf"model.backbone.model.encoder.stages.{stage}.layers.\1.{new}."
+            renames[pattern] = rf"{native}.encoder.stages.{stage}.layers.\1.{new}."
     return renames
 
 
@@ -88,18 +93,18 @@ def native_backbone(config: PretrainedConfig) -> PretrainedConfig:
         layer_type="basic" if basic else "bottleneck",
         hidden_sizes=[64, 128, 256, 512] if basic else [256, 512, 1024, 2048],
         out_features=["stage4"],
-        num_channels=config.num_channels,
+        num_channels=config.backbone_config.num_channels,
     )
     values = config.to_dict() | {"backbone_config": native}
     return type(config)(**{k: v for k, v in values.items() if k not in ("model_type", "use_timm_backbone")})
 
 
-def dilate(model: PreTrainedModel) -> None:
+def dilate(resnet: Any) -> None:
     """Turn the last stage's stride into dilation (DC5), which the native ResNet has no setting for.
 
     As torchvision does it: the first block loses its stride, the 3x3 convolutions of the others get dilation 2.
     """
-    for number, block in enumerate(model.model.backbone.model.encoder.stages[-1].layers):
+    for number, block in enumerate(resnet.encoder.stages[-1].layers):
         for convolution in (m for m in block.modules() if isinstance(m, nn.Conv2d)):
             convolution.stride = (1, 1)
             if number > 0 and convolution.kernel_size == (3, 3):
@@ -202,7 +207,9 @@ def _config(path: Path, state: Mapping[str, Tensor], heads: int) -> DetrConfig:
 
 def _renamed(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Tensors under the native names, and the names that no rule knows."""
-    renames = backbone_renames(r"backbone\.0\.body\.") | {f"^{old}": new for old, new in _RENAMES.items()}
+    renames = backbone_renames(r"backbone\.0\.body\.", "model.backbone.model") | {
+        f"^{old}": new for old, new in _RENAMES.items()
+    }
     out: dict[str, Tensor] = {}
     unknown = []
     for name, tensor in state.items():

@@ -14,7 +14,7 @@ from hetexp.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["detection", "vqa"]
+Kind = Literal["detection", "vqa", "answer", "text", "similarity"]
 AUTO = "auto"
 
 
@@ -25,7 +25,10 @@ class Architecture:
     Attributes:
         name: `model_type` of its `config.json`, and `model.name` of the configuration.
         kind: what its models do, which decides the experiment: "detection" (a `Detector`) or "vqa" (an `Answerer`).
-        module: where its adapter is; the module's `load(source, device, dtype, revision, **options)` builds one.
+            There is none for models that are no more than an `Adapter`: "answer" (they answer questions), "text" (they
+            write text), "similarity" (they score texts and pictures).
+        module: where its adapter is, "module" or "module:Class"; `load(source, device, dtype, revision, **options)`
+            there builds one.
         suffixes: of single files that its authors released and `load` reads.
     """
 
@@ -37,7 +40,9 @@ class Architecture:
     @property
     def load(self) -> Callable[..., Any]:
         """The loader, imported when first asked for."""
-        loader: Callable[..., Any] = import_module(self.module).load
+        module, _, owner = self.module.partition(":")
+        home = import_module(module)
+        loader: Callable[..., Any] = (getattr(home, owner) if owner else home).load
         return loader
 
 
@@ -46,8 +51,27 @@ ARCHITECTURES: dict[str, Architecture] = {
     for a in (
         Architecture("detr", "detection", "hetexp.models.detr", (".pth", ".pt")),
         Architecture("conditional_detr", "detection", "hetexp.models.conditional_detr"),
+        Architecture("dab-detr", "detection", "hetexp.models.dab_detr"),
+        Architecture("table-transformer", "detection", "hetexp.models.table_transformer"),
+        Architecture("yolos", "detection", "hetexp.models.yolos"),
         Architecture("deformable_detr", "detection", "hetexp.models.deformable_detr"),
+        Architecture("rt_detr", "detection", "hetexp.models.rt_detr:RTDetrAdapter"),
+        Architecture("rt_detr_v2", "detection", "hetexp.models.rt_detr:RTDetrV2Adapter"),
+        Architecture("d_fine", "detection", "hetexp.models.rt_detr:DFineAdapter"),
+        Architecture("deimv2", "detection", "hetexp.models.rt_detr:Deimv2Adapter"),
+        Architecture("lw_detr", "detection", "hetexp.models.lw_detr:LwDetrAdapter"),
+        Architecture("rf_detr", "detection", "hetexp.models.lw_detr:RfDetrAdapter"),
         Architecture("lxmert", "vqa", "hetexp.models.lxmert"),
+        Architecture("visual_bert", "answer", "hetexp.models.joint_stream:VisualBertAdapter"),
+        Architecture("vilt", "answer", "hetexp.models.joint_stream:ViltAdapter"),
+        Architecture("blip", "text", "hetexp.models.blip:BlipAdapter"),
+        Architecture("bart", "text", "hetexp.models.encoder_decoder:BartAdapter"),
+        Architecture("marian", "text", "hetexp.models.encoder_decoder:MarianAdapter"),
+        Architecture("t5", "text", "hetexp.models.encoder_decoder:T5Adapter"),
+        Architecture("whisper", "text", "hetexp.models.encoder_decoder:WhisperAdapter"),
+        Architecture("vision-encoder-decoder", "text", "hetexp.models.encoder_decoder:VisionEncoderDecoderAdapter"),
+        Architecture("clip", "similarity", "hetexp.models.two_towers:ClipAdapter"),
+        Architecture("siglip", "similarity", "hetexp.models.two_towers:SiglipAdapter"),
     )
 }
 

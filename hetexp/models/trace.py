@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+GRADIENT_BUDGET = 2**29  # bytes of gradients to hold for all targets of a batch; more are found when they are needed
+
 
 class Target(Protocol):
     """A scalar to explain, computed from what a model predicts for one token.
@@ -55,6 +57,8 @@ class AttentionStep:
         indices: of a sparse map, the key of every entry [heads, Nq, C]; None of a dense one.
         query_index: the rows' tokens in their stream [Nq]; None where they are all of them, in order.
         key_index: likewise the columns' [Nk].
+        points: where a sparse map between two streams was sampled, x and y in units of the image's sides
+            [heads, Nq, points, 2], and the weight of each point [heads, Nq, points].
     """
 
     name: str
@@ -66,6 +70,7 @@ class AttentionStep:
     indices: Tensor | None = None
     query_index: Tensor | None = None
     key_index: Tensor | None = None
+    points: tuple[Tensor, Tensor] | None = None
 
     @property
     def is_self(self) -> bool:
@@ -208,10 +213,13 @@ class AttentionTrace:
         readouts: stream -> explained token of every target [k].
         targets: what was explained, a row each.
         layouts: source -> where its tokens lie.
+        queries: row of the prediction that every target reads [k]; None where it is the explained token's number.
         features: feature name -> stream -> features, those that were asked for.
         outputs: model outputs of this input (logits, ...).
         deferred: finds the trace of targets start..stop-1 where the gradients of all would take too much memory; the
             steps of this trace then hold those of none.
+        causal: the stream whose tokens attend none after themselves, if the prediction is read from it.
+        passes: traces of further passes that methods asked for, under what they asked with.
     """
 
     sizes: Mapping[str, int]
@@ -221,9 +229,12 @@ class AttentionTrace:
     readouts: Mapping[str, Tensor]
     targets: tuple[Target, ...]
     layouts: Mapping[str, Layout]
+    queries: Tensor | None = None
     features: Mapping[str, Mapping[str, Features]] = field(default_factory=dict)
     outputs: Mapping[str, Any] = field(default_factory=dict)
     deferred: Callable[[int, int], AttentionTrace] | None = None
+    causal: str | None = None
+    passes: Mapping[Any, AttentionTrace] = field(default_factory=dict)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -241,22 +252,72 @@ class AttentionTrace:
         return next(iter(self.readouts.values()))
 
     @property
+    def rows(self) -> Tensor:
+        """Row of the prediction that every target reads: its object query [k]."""
+        return self.tokens if self.queries is None else self.queries
+
+    @property
     def n_targets(self) -> int:
         return len(self.targets)
 
     @property
-    def sources_fixed(self) -> bool:
-        """True if no source is ever updated by another stream (encoder-decoder models)."""
-        return all(step.is_self or step.query not in self.source_streams for step in self.steps())
+    def has_co_attention(self) -> bool:
+        """True if two streams attend each other (LXMERT), False for encoder-decoders, joint streams and towers."""
+        links = {(step.query, step.key) for step in self.steps() if not step.is_self}
+        return any((key, query) in links for query, key in links)
 
     def steps(self) -> Iterator[AttentionStep]:
         for group in (*self.encoder, *self.fusion):
             yield from group
 
+    def runs(self, most: int) -> Iterator[tuple[int, int]]:
+        """Ranges start..stop-1 of at most `most` targets; in a causal stream all of a range explain the same token."""
+        tokens = [0] * self.n_targets if self.causal is None else self.readouts[self.causal].tolist()
+        start = 0
+        for stop in range(1, self.n_targets + 1):
+            if stop == self.n_targets or stop - start == most or tokens[stop] != tokens[start]:
+                yield start, stop
+                start = stop
+        if not self.n_targets:
+            yield 0, 0
+
+    def up_to_readout(self) -> AttentionTrace:
+        """The program without those tokens of a causal stream that follow the explained one.
+
+        They cannot have acted on it. Where they stay, a method that reads whole maps would tell of them, and a token
+        would be explained otherwise than from the prefix that the model had predicted it from.
+        """
+        if self.causal is None or not self.n_targets:
+            return self
+        stream, n = self.causal, int(self.readouts[self.causal][0]) + 1
+
+        def cut(step: AttentionStep) -> AttentionStep:
+            a, values, gradient = step.probabilities, step.values, step.output_gradient
+            if step.query == stream:
+                a, gradient = a[:, :n], gradient[:, :, :n]
+            if step.key == stream:
+                a, values = a[..., :n], values[:, :n]
+            return replace(step, probabilities=a, values=values, output_gradient=gradient)
+
+        return replace(
+            self,
+            sizes={**self.sizes, stream: n},
+            encoder=tuple(tuple(map(cut, group)) for group in self.encoder),
+            fusion=tuple(tuple(map(cut, group)) for group in self.fusion),
+            features={
+                name: {
+                    s: Features(f.activation[:n], f.gradient[:, :n]) if s == stream else f for s, f in of_stream.items()
+                }
+                for name, of_stream in self.features.items()
+            },
+            passes={asked: trace.up_to_readout() for asked, trace in self.passes.items()},
+        )
+
     def slice(self, start: int, stop: int) -> AttentionTrace:
         """The same trace for targets start..stop-1 (tensors are views, unless their gradients were deferred)."""
+        passes = {asked: trace.slice(start, stop) for asked, trace in self.passes.items()}
         if self.deferred is not None:
-            return self.deferred(start, stop)
+            return replace(self.deferred(start, stop), passes=passes)
 
         def cut(groups: tuple[Group, ...]) -> tuple[Group, ...]:
             return tuple(
@@ -270,10 +331,12 @@ class AttentionTrace:
             fusion=cut(self.fusion),
             readouts={stream: tokens[start:stop] for stream, tokens in self.readouts.items()},
             targets=self.targets[start:stop],
+            queries=None if self.queries is None else self.queries[start:stop],
             features={
                 name: {s: replace(f, gradient=f.gradient[start:stop]) for s, f in by_source.items()}
                 for name, by_source in self.features.items()
             },
+            passes=passes,
         )
 
 

@@ -36,6 +36,7 @@ class Seen:
         output: O in the graph, [B, heads, Nq, head_dim] in this or another order.
         indices: of a sparse map [B, heads, Nq, C].
         shapes: of a sparse map, (h, w) of the levels that it samples.
+        points: of a sparse map, locations [B, heads, Nq, points, 2] and weights [B, heads, Nq, points].
     """
 
     name: str
@@ -44,6 +45,7 @@ class Seen:
     output: Tensor
     indices: Tensor | None = None
     shapes: tuple[tuple[int, int], ...] = ()
+    points: tuple[Tensor, Tensor] | None = None
 
     def by_head(self, gradient: Tensor) -> Tensor:
         """A gradient of the output [k, *its shape] as [k, B, heads, Nq, head_dim]."""
@@ -68,7 +70,7 @@ class Watch:
         products = _Products(self)
         plain = [m for m in self._modules.values() if not is_deformable(m)]
         with (
-            own_attention(model, self._dense),
+            own_attention(model, self._dense, plain),
             sampling_observed(deformable, self._sparse),
             hooked(handle for m in plain for handle in products.around(m)),
             products,
@@ -87,7 +89,8 @@ class Watch:
 
     def _sparse(self, module: nn.Module, call: Sampled) -> None:
         entries, indices = call.entries()
-        self._add(module, entries, call.value.detach().transpose(1, 2), call.output, indices, call.shapes)
+        points = call.locations.transpose(1, 2), call.weights.transpose(1, 2)
+        self._add(module, entries, call.value.detach().transpose(1, 2), call.output, indices, call.shapes, points)
 
 
 class _Products(TorchFunctionMode):

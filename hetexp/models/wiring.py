@@ -77,4 +77,5 @@ def step(
         None if seen.indices is None else seen.indices[b],
         tokens,
         tokens,
+        None if seen.points is None or wire.query == wire.key else (seen.points[0][b], seen.points[1][b]),
     )

@@ -7,7 +7,10 @@ from hetexp.errors import DataError
 EXPERIMENTS = {
     "table1": "python run.py +experiment=table1",
     "table2": "python run.py +experiment=table2",
+    "table3": "python run.py +experiment=table3",
+    "table4": "python run.py +experiment=table4",
     "figure6": "python run.py +experiment=figure6",
+    "detectors": "python run.py +experiment=detectors",
     "threshold_sweep": "python run.py +experiment=threshold_sweep",
 }
 # By the kind of what is explained; any model of that kind will do in place of the embedded one.

@@ -21,6 +21,14 @@ PANEL_NAMES = {
     "text_positive": "Positive, text",
 }
 
+# Controls without attribution: label by the name in results.csv.
+CONTROLS = {
+    "centre_prior": "Centre prior (control)",
+    "edges": "Edges (control)",
+    "predicted_box": "Predicted box (control)",
+    "oracle": "Oracle (control)",
+}
+
 _VARIANT = re.compile(r"(?P<base>[^()]+)\((?P<changes>.+)\)")
 
 
@@ -41,7 +49,7 @@ def method_name(method: str) -> str:
     """Printed name: the record's label, with what a variant changes; a method that is not registered keeps its key."""
     record, changes = _parsed(method)
     if record is None:
-        return method
+        return CONTROLS.get(method, method)
     return f"{record.label}, {changes}" if changes else record.label
 
 
@@ -49,10 +57,12 @@ def in_order(methods: Iterable[str]) -> list[str]:
     """Methods in the order of print: registered ones, variants, methods not registered here, controls last."""
     places = {name: place for place, name in enumerate(METHODS)}
 
-    def place(method: str) -> tuple[bool, bool, int, str]:
+    def place(method: str) -> tuple[bool, bool, int, int, str]:
         record = record_of(method)
         base = len(places) if record is None else places[record.name]
-        return record is not None and record.control, method not in places, base, method
+        control = method in CONTROLS or (record is not None and record.control)
+        among = list(CONTROLS).index(method) if method in CONTROLS else -1
+        return control, method not in places, base, among, method
 
     return sorted(set(methods), key=place)
 

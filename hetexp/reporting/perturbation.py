@@ -114,7 +114,7 @@ def caption(run: Run) -> str:
     first = run.frame.iloc[0]
     return (
         f"Perturbation test (Figure 6): area under the accuracy curve in percent, with 95 % bootstrap intervals over "
-        f"questions, on {first['data']} with checkpoint {first['checkpoint']}. Accuracy on whole inputs: "
+        f"images, on {first['data']} with checkpoint {first['checkpoint']}. Accuracy on whole inputs: "
         f"{unperturbed(run)}. ↑ larger is better, ↓ smaller is better; × does not beat the random control, "
         "~ intervals overlap with it."
     )

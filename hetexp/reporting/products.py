@@ -9,20 +9,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from hetexp.errors import ConfigError
-from hetexp.reporting import perturbation, tables
+from hetexp.reporting import detectors, ground_truth, perturbation, tables
 from hetexp.reporting.commands import MissingInput
+from hetexp.reporting.evidence.decide import decide_claims, newest_measurements, write_ledger
+from hetexp.reporting.evidence.ledger import read_ledger
 from hetexp.reporting.figures import curves
+from hetexp.reporting.figures.detectors import write_detectors
 from hetexp.reporting.figures.of_samples import SAMPLE_FIGURES, SampleFigure
 from hetexp.reporting.figures.style import save
 from hetexp.reporting.report import write_report
 from hetexp.reporting.runs import Run, newest_run, read_run
 from hetexp.reporting.samples import read_samples
 
-__all__ = ["FIGURES", "TABLES", "Product", "make_figures", "make_tables", "write_report"]
+__all__ = ["FIGURES", "TABLES", "Product", "decide", "make_figures", "make_tables", "write_report"]
 
 log = logging.getLogger("hetexp")
 
@@ -118,12 +122,16 @@ TABLES = _by_name(
     [
         _compared(1),
         _compared(2),
+        OfRun("table3", "table3", partial(ground_truth.write_table, ground_truth.DETECTION)),
+        OfRun("table4", "table4", partial(ground_truth.write_table, ground_truth.QUESTIONS)),
+        OfRun("detectors", detectors.EXPERIMENT, detectors.write_table),
         OfRun("figure6", "figure6", lambda run, to: (perturbation.write_table(run, to), perturbation.to_markdown(run))),
     ]
 )
 _FIGURES: list[OfRun | OfSamples] = [
     *(OfSamples(name, figure) for name, figure in SAMPLE_FIGURES.items()),
     OfRun("figure6", "figure6", lambda run, to: (curves.write_perturbation(run, to), "")),
+    OfRun("detectors", detectors.EXPERIMENT, lambda run, to: (write_detectors(run, to), "")),
     OfRun("threshold_sweep", "threshold_sweep", lambda run, to: (curves.write_sweep(run, to), "")),
 ]
 FIGURES = _by_name(sorted(_FIGURES, key=lambda maker: maker.name))
@@ -156,6 +164,24 @@ def make_figures(
     `results`.
     """
     return _make("figure", FIGURES, outputs, names, to or outputs / "figures", results)
+
+
+def decide(outputs: Path, to: Path | None = None) -> Product:
+    """Decide every claim of the paper from the newest runs, and write the ledger as CSV, Markdown and LaTeX.
+
+    Args:
+        outputs: folder of the runs.
+        to: folder to write into; None is `<outputs>/tables`.
+
+    Raises:
+        MissingInput: if no run is there that any claim is about; the message names the commands.
+        DataError: if a run does not hold what a claim is about.
+    """
+    ledger = read_ledger()
+    runs = newest_measurements(outputs, ledger)
+    decisions = decide_claims(ledger.claims, runs)
+    paths, text = write_ledger(ledger, decisions, runs, to or outputs / "tables")
+    return Product("claims", paths, outputs, text)
 
 
 def _make(

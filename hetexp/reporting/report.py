@@ -19,8 +19,9 @@ from hetexp.errors import DataError, HetexpError
 from hetexp.files import atomic_write, file_hash
 from hetexp.paths import PACKAGE
 from hetexp.reporting import gallery, perturbation, tables
-from hetexp.reporting.claims import FAILS, HOLDS, counts, measured_order, order_text
 from hetexp.reporting.commands import SAMPLES
+from hetexp.reporting.evidence.decide import with_interval
+from hetexp.reporting.evidence.verdicts import CONTRADICTED, HOLDS, NOT_MEASURED, UNDECIDED
 from hetexp.reporting.figures import curves
 from hetexp.reporting.figures.of_samples import SAMPLE_FIGURES
 from hetexp.reporting.figures.style import styled
@@ -75,6 +76,9 @@ def table_context(table: tables.ComparedTable) -> dict[str, Any]:
         cells = [
             {
                 "here": tables.one_decimal(v),
+                "interval": ""
+                if (ends := table.intervals.get((metric, m))) is None
+                else f"{ends[0]:.1f} to {ends[1]:.1f}",
                 "paper": tables.one_decimal(table.published.value(metric, m)) if m in PAPER_METHODS else None,
                 "best": v is not None and v == best,
             }
@@ -82,24 +86,24 @@ def table_context(table: tables.ComparedTable) -> dict[str, Any]:
         ]
         rows.append({"metric": metric, "cells": cells})
     claims: dict[str, list[dict[str, str]]] = {}
-    kinds = {HOLDS: ("holds", "✓", "holds"), FAILS: ("fails", "✗", "fails")}
-    for claim in table.claims:
+    kinds = {HOLDS: ("holds", "✓"), CONTRADICTED: ("fails", "✗"), UNDECIDED: ("", "?"), NOT_MEASURED: ("", "–")}
+    for claim, found in table.claims:
         if claim.neighbours:
-            kind, mark, verdict = kinds.get(claim.verdict, ("", "–", "no such objects"))
-            difference = "" if claim.difference is None else f"{claim.difference:+.2f}".replace("-", "−")
-            cell = {"kind": kind, "mark": mark, "verdict": verdict, "difference": difference}
-            claims.setdefault(claim.text, []).append(cell)
-    holds, tested, _ = counts(table.claims, "AP")
+            kind, mark = kinds[found.verdict]
+            difference = with_interval(found.estimate, found.low, found.high, sign=True)
+            cell = {"kind": kind, "mark": mark, "verdict": found.verdict, "difference": difference}
+            claims.setdefault(claim.pair, []).append(cell)
+    of_ap = tables.verdicts_of(table, "AP")
     return {
         "anchor": table.published.experiment,
         "number": table.published.number,
         "scale": f"{table.published.scale:.1f}",
         "caption": table.caption.split(": ", 1)[1],
         "note": table.note,
-        "order": order_text(table.published),
-        "found": measured_order(table.published, table.measured, "AP") or "not all measured",
-        "ap_holds": holds,
-        "ap_tested": tested,
+        "order": table.order.text,
+        "found": tables.measured_order(table, "AP") or "not all measured",
+        "margin_note": tables.margin_note(table),
+        "ap_verdicts": {verdict: len(pairs) for verdict, pairs in of_ap.items() if pairs},
         "methods": [method_name(m) for m in table.methods],
         "metrics": METRICS,
         "rows": rows,

@@ -1,4 +1,4 @@
-"""The tasks that only read results on disk: table, figure, report."""
+"""The tasks that only read results on disk: table, figure, evidence, report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from hetexp.reporting.products import make_figures, make_tables, write_report
+from hetexp.reporting.products import decide, make_figures, make_tables, write_report
 
 log = logging.getLogger("hetexp")
 
@@ -30,6 +30,13 @@ def figures(cfg: DictConfig) -> None:
 
 def _names(given: Any) -> list[str] | None:
     return None if given is None else [str(name) for name in given]
+
+
+def evidence(cfg: DictConfig) -> None:
+    """Decide the paper's claims from finished runs."""
+    made = decide(Path(cfg.paths.outputs))
+    print(made.text)
+    log.info("claims: %s", ", ".join(map(str, made.paths)))
 
 
 def report(cfg: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""How well a DETR detects the rendered scenes: COCO's box metrics, precision and recall."""
+"""How well a detector detects the rendered scenes: COCO's box metrics, precision and recall."""
 
 from __future__ import annotations
 
@@ -7,28 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from architectures import Architecture
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from transformers import DetrForObjectDetection
-from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
-
-from hetexp.data.regions.features import MEAN, STD
-from hetexp.data.synthetic.training_arrays import LONG_SIDE, SHORT_SIDE
-
-SCORE_THRESHOLD = 0.5  # a query counts as a detection above this probability
-
-
-def processor() -> DetrImageProcessorPil:
-    """The image processor that goes with the checkpoint."""
-    size = {"shortest_edge": SHORT_SIDE, "longest_edge": LONG_SIDE}
-    return DetrImageProcessorPil(size=size, image_mean=list(MEAN), image_std=list(STD))
+from transformers import PreTrainedModel
 
 
 @torch.no_grad()
-def detections(model: DetrForObjectDetection, scenes: Path, coco: COCO, ids: list[int]) -> list[dict[str, Any]]:
-    """Every query of every image as a COCO result."""
-    prepare, device = processor(), model.device
+def detections(
+    architecture: Architecture, model: PreTrainedModel, scenes: Path, coco: COCO, ids: list[int]
+) -> list[dict[str, Any]]:
+    """Every query of every image as a COCO result, with its most probable class."""
+    prepare, device = architecture.image_processor(), model.device
     category = {c["name"]: c["id"] for c in coco.dataset["categories"]}
     results = []
     for image_id in ids:
@@ -36,7 +27,7 @@ def detections(model: DetrForObjectDetection, scenes: Path, coco: COCO, ids: lis
             inputs = prepare(images=image.convert("RGB"), return_tensors="pt").to(device)
             width, height = image.size
         out = model(**inputs)
-        scores, classes = out.logits[0].softmax(-1)[:, :-1].max(-1)
+        scores, classes = architecture.probabilities(out.logits[0]).max(-1)
         cx, cy, w, h = (out.pred_boxes[0].cpu() * torch.tensor([width, height, width, height])).unbind(-1)
         boxes = torch.stack([cx - w / 2, cy - h / 2, w, h], -1).tolist()
         for score, label, box in zip(scores.tolist(), classes.tolist(), boxes, strict=True):
@@ -45,11 +36,36 @@ def detections(model: DetrForObjectDetection, scenes: Path, coco: COCO, ids: lis
     return results
 
 
-def evaluate(model: DetrForObjectDetection, scenes: Path, limit: int | None = None) -> dict[str, float]:
-    """Box AP in percent, and precision and recall (IoU 0.5, right class) of the queries kept at p > 0.5."""
+def precision_and_recall(
+    coco: COCO, ids: list[int], results: list[dict[str, Any]], threshold: float
+) -> tuple[float, float]:
+    """Of the detections above a score: the share that is right (IoU 0.5, right class), and the objects they find."""
+    kept = [r for r in results if r["score"] > threshold]
+    if not kept:
+        return 0.0, 0.0
+    scorer = COCOeval(coco, coco.loadRes(kept), "bbox")
+    scorer.params.imgIds, scorer.params.iouThrs = ids, np.array([0.5])
+    scorer.params.areaRng, scorer.params.areaRngLbl = [scorer.params.areaRng[0]], ["all"]
+    scorer.evaluate()
+    pairs = [e for e in scorer.evalImgs if e is not None]
+    hits = sum(int((e["dtMatches"] > 0).sum()) for e in pairs)
+    return hits / sum(len(e["dtIds"]) for e in pairs), hits / max(1, sum(len(e["gtIds"]) for e in pairs))
+
+
+def evaluate(
+    architecture: Architecture, model: PreTrainedModel, scenes: Path, limit: int | None = None
+) -> dict[str, float]:
+    """Box AP in percent, and precision and recall at the architecture's thresholds, as `precision@0.5`.
+
+    Args:
+        architecture: of the model.
+        model: a detector in evaluation mode.
+        scenes: folder with annotations.json and images.
+        limit: measure the first so many scenes; None measures all.
+    """
     coco = COCO(str(scenes / "annotations.json"))
     ids = sorted(coco.imgs)[:limit]
-    results = detections(model, scenes, coco, ids)
+    results = detections(architecture, model, scenes, coco, ids)
     scorer = COCOeval(coco, coco.loadRes(results), "bbox")
     scorer.params.imgIds = ids
     scorer.evaluate()
@@ -57,13 +73,7 @@ def evaluate(model: DetrForObjectDetection, scenes: Path, limit: int | None = No
     scorer.summarize()
     names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
     metrics = {name: 100 * float(value) for name, value in zip(names, scorer.stats[:6], strict=True)}
-
-    kept = COCOeval(coco, coco.loadRes([r for r in results if r["score"] > SCORE_THRESHOLD] or results[:1]), "bbox")
-    kept.params.imgIds, kept.params.iouThrs = ids, np.array([0.5])
-    kept.params.areaRng, kept.params.areaRngLbl = [kept.params.areaRng[0]], ["all"]
-    kept.evaluate()
-    pairs = [e for e in kept.evalImgs if e is not None]
-    hits = sum(int((e["dtMatches"] > 0).sum()) for e in pairs)
-    metrics["precision"] = hits / max(1, sum(len(e["dtIds"]) for e in pairs))
-    metrics["recall"] = hits / max(1, sum(len(e["gtIds"]) for e in pairs))
+    for threshold in architecture.thresholds:
+        found = precision_and_recall(coco, ids, results, threshold)
+        metrics[f"precision@{threshold:g}"], metrics[f"recall@{threshold:g}"] = found
     return metrics

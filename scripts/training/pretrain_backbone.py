@@ -5,7 +5,7 @@
 A small ResNet with trainable batch normalisation learns, per stride-16 cell, the class of the object that fills most of
 it (or background), which categories occur in it at all, and which of its 4 x 4 patches that object covers. DETR
 freezes batch normalisation, so this is the only phase in which it is learnt. Writes WORK/backbone.safetensors and the
-training scenes that scripts/training/train_detr.py uses as well;
+training scenes that scripts/training/train_detector.py uses as well;
 backbone.json beside it says how long it was trained.
 """
 
@@ -30,7 +30,7 @@ from hetexp.data.synthetic.sprites import load_sprites
 from hetexp.data.synthetic.training_arrays import Grid, TrainingArrays, render_training_arrays
 from hetexp.files import atomic_file, atomic_write
 
-log = logging.getLogger("train_detr")
+log = logging.getLogger("train_detector")
 FIELDS = ("images", "labels", "boxes", "owners")
 CELL = 4  # patches along a cell's side
 FILLS = 2  # patches of a cell that an object must cover to be its majority

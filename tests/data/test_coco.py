@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
-from hetexp.data.coco import CocoScenes, ItemError, category_ids, category_of
+from hetexp.data.categories import category_ids, category_of
+from hetexp.data.coco import CocoScenes, ItemError
 from hetexp.errors import DataError
 
 # pycocotools' decoder predates numpy 2's copy keyword
@@ -111,13 +113,14 @@ def test_crowd_runs_and_polygons_are_understood(folder: Folder, capsys: pytest.C
     assert coco.getAnnIds(imgIds=[5]) == []
 
 
-def test_digests_follow_the_bytes(folder: Folder) -> None:
+def test_digests_follow_the_bytes_and_the_recorded_size(folder: Folder) -> None:
     data = scenes(folder)
     first = data.items[0]
     path = folder[0] / "images" / "c.jpg"
-    assert data.item_digest(first) == hashlib.sha256(path.read_bytes()).hexdigest()
     assert data.dataset_digest() == hashlib.sha256((folder[0] / "ann.json").read_bytes()).hexdigest()
     before = data.item_digest(first)
+    assert scenes(folder).item_digest(first) == before
+    assert data.item_digest(replace(first, width=20, height=30)) != before
     path.write_bytes(path.read_bytes() + b" ")
     assert data.item_digest(first) != before
 

@@ -44,7 +44,7 @@ def numbered(n: int, first: int = 0) -> list[dict[str, Any]]:
 
 
 def test_items_are_read_with_their_extra_keys(tmp_path: Path) -> None:
-    item = ITEM | {"question_type": "is it", "answer_type": "yes/no", "words": [3], "objects": [1, 2]}
+    item = ITEM | {"question_type": "is it", "answer_type": "yes/no", "words": [[0, 2]], "objects": [1, 2]}
     (question,) = read_questions(saved(tmp_path, [item]))
     assert question == Question(
         7,
@@ -53,7 +53,7 @@ def test_items_are_read_with_their_extra_keys(tmp_path: Path) -> None:
         {"yes": 1.0, "no": 0.3},
         "is it",
         "yes/no",
-        {"words": [3], "objects": [1, 2]},
+        {"words": [[0, 2]], "objects": [1, 2]},
     )
     assert question.record() == item
     assert question.score("yes") == 1.0

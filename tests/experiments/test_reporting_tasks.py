@@ -19,7 +19,7 @@ FIVE = "methods=[gae,odam,ours_abs,ours_pos,ours_noised]"
     ("task", "message"),
     [
         ("table", r"nothing to make a table of:\n.*experiment=table1"),
-        ("figure", r"nothing to make a figure of:\n.*task=samples"),
+        ("figure", r"nothing to make a figure of:(\n.*)*task=samples"),
         ("report", "make"),
     ],
 )

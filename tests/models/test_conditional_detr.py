@@ -23,7 +23,7 @@ from hetexp.models.conditional_detr import ConditionalDetrAdapter
 from hetexp.paths import asset
 from hetexp.targets import BoxSide, Logit
 
-METHODS = [name for name in hetexp.METHODS if name != "random"]
+METHODS = [name for name in hetexp.METHODS if name in oracle.METHODS]
 QUERIES, CLASSES = 6, 5
 
 

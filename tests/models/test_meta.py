@@ -10,6 +10,7 @@ from tiny import picture, question, tiny_deformable_detr, tiny_detr, tiny_lxmert
 from torch import Tensor
 
 from hetexp.attribution.attribute import attribute, build_methods, observe, pictures
+from hetexp.attribution.method import NeedsPasses
 from hetexp.attribution.registry import METHODS
 from hetexp.models.deformable_detr import DeformableDetrAdapter
 from hetexp.models.detr import DetrAdapter
@@ -19,7 +20,8 @@ from hetexp.models.trace import Target
 from hetexp.targets import Logit
 
 # The control draws its noise from a seed that the logits give, so it needs their values.
-ALL = {name: method for name, method in build_methods(METHODS).items() if name != "random"}
+# a further pass explains the same y: it has to know the class that was predicted
+ALL = {n: m for n, m in build_methods(METHODS).items() if n != "random" and not isinstance(m, NeedsPasses)}
 MODELS: dict[str, Callable[[], tuple[Adapter, dict[str, Tensor], Target]]] = {
     "detr": lambda: (DetrAdapter(tiny_detr().to("meta")), {"pixel_values": picture(48, 64)}, Logit(0, 1)),
     "deformable_detr": lambda: (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import YolosConfig
+from transformers import GroundingDinoConfig
 
 from hetexp.errors import CheckpointError, ConfigError
 from hetexp.models.detr import DetrAdapter
@@ -73,11 +73,11 @@ def test_a_folder_named_like_an_architecture_is_a_checkpoint(detr: Path, monkeyp
 
 @pytest.mark.parametrize("auto", [False, True])
 def test_architectures_that_are_not_supported(tmp_path: Path, auto: bool) -> None:
-    YolosConfig().save_pretrained(tmp_path)
+    GroundingDinoConfig().save_pretrained(tmp_path)
     known = f"supported are {', '.join(ARCHITECTURES)}"
-    with pytest.raises(CheckpointError, match=rf"is a 'yolos' checkpoint, which is not supported: {known}"):
+    with pytest.raises(CheckpointError, match=rf"is a 'grounding-dino' checkpoint, which is not supported: {known}"):
         load_model("auto", tmp_path) if auto else load_model(tmp_path)
-    with pytest.raises(CheckpointError, match="is a 'yolos' checkpoint, expected 'detr'"):
+    with pytest.raises(CheckpointError, match="is a 'grounding-dino' checkpoint, expected 'detr'"):
         load_model("detr", tmp_path)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_helpers import BASE, perturbation_rows, table_rows, write_run
+from report_helpers import BASE, perturbation_rows, table_rows, write_items, write_run
 
 from hetexp.reporting.names import PAPER_METHODS
 
@@ -15,8 +15,8 @@ from hetexp.reporting.names import PAPER_METHODS
 def outputs(tmp_path: Path) -> Path:
     """An outputs folder with one run of each experiment."""
     runs = tmp_path / "outputs" / "runs" / "2026-01-01"
-    write_run(runs / "10-00-00_table1", table_rows(1))
-    write_run(runs / "10-05-00_table2", table_rows(2))
+    write_items(write_run(runs / "10-00-00_table1", table_rows(1)))
+    write_items(write_run(runs / "10-05-00_table2", table_rows(2)))
     write_run(
         runs / "10-10-00_figure6",
         perturbation_rows({"gae": 60, "odam": 50, "ours_abs": 62, "ours_pos": 61, "ours_noised": 63, "random": 55}),

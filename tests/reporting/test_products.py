@@ -25,8 +25,8 @@ print("torch" in sys.modules)
 
 
 def test_names() -> None:
-    assert list(TABLES) == ["table1", "table2", "figure6"]
-    assert list(FIGURES) == [*(f"figure{n}" for n in range(2, 9)), "threshold_sweep"]
+    assert list(TABLES) == ["table1", "table2", "table3", "table4", "detectors", "figure6"]
+    assert list(FIGURES) == ["detectors", *(f"figure{n}" for n in range(2, 9)), "threshold_sweep"]
 
 
 def test_nothing_here_loads_torch(outputs: Path) -> None:
@@ -52,9 +52,9 @@ def test_some_tables_elsewhere(outputs: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_names_list_the_known_ones(outputs: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown table '1', '3': choose among table1, table2, figure6"):
+    with pytest.raises(ConfigError, match="unknown table '1', '3': choose among table1, table2, table3, table4,"):
         make_tables(outputs, ["1", "table1", "3"])
-    with pytest.raises(ConfigError, match=r"unknown figure 'sweep': choose among figure2, .*threshold_sweep"):
+    with pytest.raises(ConfigError, match=r"unknown figure 'sweep': choose among detectors, .*threshold_sweep"):
         make_figures(outputs, ["sweep"])
     with pytest.raises(ConfigError, match="no table is named: choose among"):
         make_tables(outputs, [])
@@ -94,7 +94,7 @@ def test_given_results(outputs: Path, tmp_path: Path) -> None:
     assert (made.name, made.source) == ("table1", run)
     assert "14.1" in made.text
     assert make_tables(outputs, ["table1"], results=run / "results.csv")[0].text == made.text
-    with pytest.raises(ConfigError, match=r"holds table1: name what to make of it, figures=\[figure2"):
+    with pytest.raises(ConfigError, match=r"holds table1: name what to make of it, figures=\[detectors, figure2"):
         make_figures(outputs, results=run)
     with pytest.raises(ConfigError, match="figure2 is drawn from the samples"):
         make_figures(outputs, ["figure2"], results=run)

@@ -2,56 +2,97 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from report_helpers import perturbation_rows, table_rows, write_run
+from report_helpers import measure_rows, perturbation_rows, table_rows, write_items, write_run
 
 from hetexp.attribution.registry import METHODS, MethodRecord
 from hetexp.errors import ConfigError, DataError
-from hetexp.reporting import perturbation
-from hetexp.reporting.claims import FAILS, HOLDS, UNKNOWN, pair_claims
+from hetexp.reporting import ground_truth, perturbation
+from hetexp.reporting.evidence.verdicts import HOLDS, NOT_MEASURED, UNDECIDED
 from hetexp.reporting.latex import escape
 from hetexp.reporting.names import PAPER_METHODS
-from hetexp.reporting.published import METRICS, TABLES
-from hetexp.reporting.runs import newest_run, read_run
-from hetexp.reporting.tables import claims_frame, compare, summaries, to_latex, to_markdown, wide, write_table
+from hetexp.reporting.published import METRICS
+from hetexp.reporting.runs import Run, newest_run, read_run
+from hetexp.reporting.tables import (
+    ComparedTable,
+    claims_frame,
+    compare,
+    csv_frame,
+    summaries,
+    to_latex,
+    to_markdown,
+    wide,
+    with_intervals,
+    write_table,
+)
+
+
+def run_of(folder: Path, rows: list[dict[str, Any]], items: bool = True) -> Run:
+    write_run(folder, rows)
+    return read_run(write_items(folder) if items else folder)
+
+
+def decided(table: ComparedTable) -> dict[tuple[str, str], str]:
+    return {(c.arguments["metric"], c.pair): d.verdict for c, d in table.claims}
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_the_papers_own_numbers_carry_its_claims(number: int) -> None:
-    table = TABLES[number]
-    measured = {(m, k): table.value(m, k) for m in METRICS for k in PAPER_METHODS}
-    claims = pair_claims(table, measured)
-    assert len(claims) == len(METRICS) * 10
-    assert {c.verdict for c in claims} == {HOLDS}
+def test_the_papers_own_numbers_carry_its_claims(number: int, tmp_path: Path) -> None:
+    """As far as its differences exceed the margin: numbers with one decimal that hardly differ decide nothing."""
+    table = compare(run_of(tmp_path / "run", table_rows(number)), number)
+    assert len(table.claims) == len(METRICS) * 10
+    for claim, found in table.claims:
+        one, other = (table.published.value(claim.arguments["metric"], claim.arguments[k]) for k in ("one", "other"))
+        assert found.estimate == pytest.approx(one - other, abs=1e-9)
+        clear = one - other > (-0.3 if claim.relation == "≥" else 0.3) + 1e-9
+        assert found.verdict == (HOLDS if clear else UNDECIDED)
 
 
-def test_a_tie_satisfies_at_least_but_not_more_than(tmp_path: Path) -> None:
-    run = read_run(write_run(tmp_path / "run", table_rows(1, lambda metric, method, value: 5.0)))
-    claims = {(c.metric, c.text): c.verdict for c in compare(run, 1).claims}
-    assert claims["AP", "Ours (noised) ≥ GAE"] == HOLDS
-    assert claims["AP", "GAE > Ours (pos)"] == FAILS
-    assert claims["AP", "Ours (noised) > Ours (pos)"] == FAILS
+def test_a_tie_satisfies_at_least_but_does_not_decide_more_than(tmp_path: Path) -> None:
+    table = compare(run_of(tmp_path / "run", table_rows(1, lambda metric, method, value: 5.0)), 1)
+    verdicts = decided(table)
+    assert verdicts["AP", "Ours (noised) ≥ GAE"] == HOLDS
+    assert verdicts["AP", "GAE > Ours (pos)"] == UNDECIDED
+    assert verdicts["AP", "Ours (noised) > Ours (pos)"] == UNDECIDED
 
 
 def test_a_broken_order_is_named(tmp_path: Path) -> None:
     def swap(metric: str, method: str, value: float) -> float:
         return 1.0 if (metric, method) == ("AP", "ours_abs") else value
 
-    table = compare(read_run(write_run(tmp_path / "run", table_rows(1, swap))), 1)
-    assert claims_frame(table).loc["Ours (abs) > ODAM", "AP"] == "does not hold on this data (−0.90)"
-    assert claims_frame(table).loc["Ours (abs) > ODAM", "AR"].startswith("holds (+9.90)")
+    table = compare(run_of(tmp_path / "run", table_rows(1, swap)), 1)
+    assert claims_frame(table).loc["Ours (abs) > ODAM", "AP"] == "contradicted (−0.90 [−0.90, −0.90])"
+    assert claims_frame(table).loc["Ours (abs) > ODAM", "AR"] == "holds (+9.90 [+9.90, +9.90])"
     first = next(summaries(table))
-    assert "9 of 10 pairs hold" in first
-    assert "Ours (abs) > ODAM" in first
+    assert "9 of 10 pairs hold; contradicted: Ours (abs) > ODAM" in first
 
 
 def test_absent_sizes_are_no_verdict(tmp_path: Path) -> None:
     rows = table_rows(1, lambda metric, method, value: None if metric == "AP_large" else value)
-    table = compare(read_run(write_run(tmp_path / "run", rows)), 1)
-    assert {c.verdict for c in table.claims if c.metric == "AP_large"} == {UNKNOWN}
+    table = compare(run_of(tmp_path / "run", rows), 1)
+    assert {d.verdict for c, d in table.claims if c.arguments["metric"] == "AP_large"} == {NOT_MEASURED}
     assert set(wide(table).loc["AP_large"].iloc[::2]) == {"n/a"}
+    assert "AP_large: not decided (this data has no such objects)." in list(summaries(table))
+
+
+def test_a_run_without_items_decides_nothing_and_says_how_to_make_it_again(tmp_path: Path) -> None:
+    table = compare(run_of(tmp_path / "run", table_rows(1), items=False), 1)
+    assert {d.verdict for _, d in table.claims} == {NOT_MEASURED}
+    assert r"make it again with `python run.py +experiment=table1`" in next(summaries(table))
+
+
+def test_intervals_stand_beside_values_which_stay_as_they_are(tmp_path: Path) -> None:
+    ends = [r | {"ci_low": r["value"] - 1.04, "ci_high": r["value"] + 2.0} for r in table_rows(1)]
+    table = compare(run_of(tmp_path / "run", ends), 1)
+    assert with_intervals(table).loc["AP", "GAE"] == "13.1 [12.1, 15.1]"
+    assert wide(table).loc["AP", "GAE"] == "13.1"
+    frame = csv_frame(table)
+    assert list(frame.columns[:10]) == list(wide(table).columns)
+    assert frame.loc["AP", ["GAE low", "GAE high"]].tolist() == ["12.1", "15.1"]
+    assert r"13.1 {\scriptsize [12.1, 15.1]}" in to_latex(table)
 
 
 def test_files(outputs: Path, tmp_path: Path) -> None:
@@ -81,7 +122,7 @@ def test_further_methods_are_further_columns(tmp_path: Path) -> None:
     assert list(frame.columns[10:]) == further
     assert list(frame.loc["AP"].iloc[10:]) == ["43.0", "42.0", "41.0", "40.0"]
     assert list(frame.iloc[:, :10]) == list(wide(compare(read_run(write_run(tmp_path / "five", table_rows(1))), 1)))
-    assert {c.better for c in table.claims} <= set(PAPER_METHODS)
+    assert {c.arguments["one"] for c, _ in table.claims} <= set(PAPER_METHODS)
     assert all(name in to_markdown(table) for name in further)
     tex = to_latex(table)
     assert r"\begin{tabular}{l" + "r" * 14 + "}" in tex
@@ -161,3 +202,22 @@ def test_auc_without_a_panel(tmp_path: Path) -> None:
     rows = [r for r in perturbation_rows({"gae": 50.0}) if r["panel"] != "text_negative"]
     with pytest.raises(DataError, match="text_negative"):
         perturbation.auc_table(read_run(write_run(tmp_path / "run", rows)))
+
+
+def test_measures_of_methods_and_controls(tmp_path: Path) -> None:
+    whole = {m: {"AUROC": 90.0, "energy_target": v} for m, v in (("oracle", 70.0), ("gae", 50.0), ("random", 10.0))}
+    rows = measure_rows("table3", "ground_truth", whole)
+    rows += [r | {"n": 12} for r in measure_rows("table3", "ground_truth/small", {"gae": {"energy_target": 30.0}})]
+    run = read_run(write_run(tmp_path / "run", rows))
+    table = ground_truth.DETECTION.whole(run)
+    assert list(table.index) == ["GAE", "Random (control)", "Oracle (control)"]
+    assert list(table.columns) == ["AUROC ↑", "On target ↑"]
+    assert table.loc["GAE", "On target ↑"] == "50.0 [49.0, 51.0]"
+    part = ground_truth.DETECTION.by_part(run, "energy_target")
+    assert list(part.columns) == ["small (12)"]
+    paths, text = ground_truth.write_table(ground_truth.DETECTION, run, tmp_path / "tables")
+    assert [p.name for p in paths] == ["table3.csv", "table3.md", "table3.tex"]
+    assert "300 detected objects of scenes" in text
+    assert len(pd.read_csv(paths[0])) == 7
+    with pytest.raises(DataError, match=r"has no localisation: make a run with `python run.py \+experiment=table4`"):
+        ground_truth.QUESTIONS.whole(run)

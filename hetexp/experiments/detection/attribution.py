@@ -123,7 +123,7 @@ def _detection_rows(image_id: int, trace: AttentionTrace) -> list[dict[str, Any]
     """Every query's best class, score and box; `target` is its row of relevance, -1 if it was not kept."""
     found: Detections = trace.outputs["detections"]
     scores, labels, boxes = (x.cpu().tolist() for x in (found.scores, found.labels, found.boxes))
-    position = {q: j for j, q in enumerate(trace.tokens.tolist())}
+    position = {q: j for j, q in enumerate(trace.rows.tolist())}
     return [
         {
             "image_id": image_id,

@@ -14,6 +14,7 @@ from torch import Tensor
 from hetexp.errors import ConfigError
 from hetexp.evaluation.coco import SegmentationScorer
 from hetexp.evaluation.masks import encode
+from hetexp.evaluation.matches import Matches
 from hetexp.paths import import_from
 
 
@@ -27,6 +28,7 @@ class ScoredImage:
         relevance: maps of the kept queries [k, h, w]; one that was not finite is 0.
         masks: the same, binarised and upsampled, bool [k, H, W].
         detections: per detection the row of its map or -1, its category (None: not of this data) and its score.
+        boxes: per detection centre x, centre y, width and height in units of the image's sides.
     """
 
     image_id: int
@@ -34,10 +36,16 @@ class ScoredImage:
     relevance: Tensor
     masks: Tensor
     detections: Sequence[tuple[int, int | None, float]]
+    boxes: Sequence[tuple[float, float, float, float]]
 
 
 class DetectionMetric(Protocol):
-    """Collects images one by one; made anew for every method and threshold with (annotations, image ids)."""
+    """Collects images one by one; made anew for every method and threshold with (annotations, image ids).
+
+    Two more methods give results their intervals and paired tests: `matches() -> Matches` of COCO's metrics in percent,
+    and `items() -> Iterable[ItemValues]` of means. A metric of the relevance alone says ``of_masks = False``, and is
+    then computed once for all thresholds.
+    """
 
     panel: str  # column `panel` of results.csv
 
@@ -72,6 +80,10 @@ class SegmentationAP:
                 }
             )
 
+    def matches(self) -> Matches:
+        """What the figures are computed from, image by image."""
+        return self._scorer.matches()
+
     def values(self) -> dict[str, float | None]:
         """The six figures of the paper's tables."""
         found = self._scorer.metrics()
@@ -86,6 +98,7 @@ def _empty(size: tuple[int, int]) -> dict[str, Any]:
 # Name, as `metrics=[...]` lists it -> class; all are computed unless `metrics` says which.
 METRICS: dict[str, str] = {
     "segm": "hetexp.experiments.detection.metrics:SegmentationAP",
+    "ground_truth": "hetexp.experiments.detection.ground_truth:GroundTruth",
 }
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from hetexp.files import atomic_write
 
 if TYPE_CHECKING:
-    from hetexp.experiments.engine.methods import MethodSpec
+    from hetexp.experiments.engine.items import Named
     from hetexp.experiments.engine.session import Session
 
 RESULTS = "results.csv"
@@ -28,7 +28,7 @@ class Result:
     """One number of a run; what it belongs to besides is the run's.
 
     Attributes:
-        spec: the method; None for the model's own.
+        spec: the method or control; None for the model's own.
         panel: which part of the experiment.
         metric: what was measured.
         value: None where the data has no such thing.
@@ -38,7 +38,7 @@ class Result:
         ci_high: upper end of its interval.
     """
 
-    spec: MethodSpec | None
+    spec: Named | None
     panel: str
     metric: str
     value: float | None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors import SafetensorError
 
 from hetexp.attribution.method import Method
@@ -38,8 +39,13 @@ def shown_methods(session: Session) -> dict[str, Method]:
     return paper | ({} if session.cfg.task.name == "samples" else {s.name: s.method for s in session.methods})
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path, *, upright: bool = False) -> Image.Image:
     """An image file as RGB.
+
+    Args:
+        path: the file.
+        upright: turn a photograph the way its EXIF orientation says it is shown. Images of data sets are left as they
+            are stored: COCO's annotations and region features count pixels so.
 
     Raises:
         ConfigError: if there is no such file.
@@ -48,9 +54,11 @@ def open_image(path: Path) -> Image.Image:
     if not path.is_file():
         raise ConfigError(f"image {str(path)!r} does not exist: give the path of an image file, e.g. image=photo.jpg")
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged metadata does not touch the pixels
+            with Image.open(path) as image:
+                return (ImageOps.exif_transpose(image) if upright else image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}): give a JPEG or PNG file") from error
 
 

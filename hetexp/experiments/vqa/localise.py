@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pycocotools import mask as rle
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from hetexp.data.coco import CocoScenes
-from hetexp.evaluation.localisation import coverage, pointing_game, relevance_mass_accuracy, word_rank
+from hetexp.errors import DataError
+from hetexp.evaluation.localisation import (
+    auroc,
+    coverage,
+    pointing_game,
+    relevance_mass_accuracy,
+    word_auroc,
+    word_rank,
+)
 from hetexp.experiments.vqa.metrics import Measured, Outcome
+from hetexp.files import file_hash
 
-MEASURES = ("relevance_mass_accuracy", "pointing_game", "word_rank")
+MEASURES = ("relevance_mass_accuracy", "pointing_game", "region_auroc", "word_rank", "word_auroc")
 PANEL = "localisation"
 
 
@@ -24,38 +37,72 @@ def localisation(outcome: Outcome) -> Iterator[Measured]:
     parts = {PANEL: frame} | {f"{PANEL}/{kind}": part for kind, part in frame.groupby("question_type")}
     for panel, part in parts.items():
         for measure in MEASURES:
-            values = part[measure].dropna().to_numpy(dtype=float)
+            values = part[measure].dropna()
             if len(values):
-                yield Measured(panel, measure, values)
+                yield Measured(panel, measure, values.to_numpy(dtype=float), values.index.to_numpy(dtype=np.int64))
 
 
 def measures(outcome: Outcome) -> pd.DataFrame:
-    """One row per question with known deciding objects or words: question_type and the three measures.
+    """One row per question: question_type and the measures, under the question's row in `outcome.questions`.
 
-    Values lie in 0..1 and are None where a measure does not apply; questions whose relevance is not finite are left
-    out. Empty if the data has no annotations.
+    Values lie in 0..1 and are None where a measure does not apply, which depends on the question alone: relevance that
+    is not finite counts as none. Empty if the data has no annotations.
     """
+    scenes = _annotations(outcome.data)
+    if scenes is None:
+        return pd.DataFrame(columns=["question_type", *MEASURES])
     rows = []
-    data = outcome.data
-    if data["annotations"] is not None:
-        scenes = CocoScenes(f"{data['root']}/{data['images']}", f"{data['root']}/{data['annotations']}")
-        for i, question in enumerate(outcome.questions.itertuples()):
-            text, image = outcome.text[i], outcome.image[i]
-            if not (bool(text.isfinite().all()) and bool(image.isfinite().all())):
-                continue
-            row: dict[str, Any] = {"question_type": question.question_type, **dict.fromkeys(MEASURES)}
-            row["word_rank"] = word_rank(text.double().numpy(), json.loads(question.deciding_tokens))
-            objects = json.loads(question.deciding_objects)
-            if objects:
-                mask = _union(scenes, objects)
-                where, relevance = outcome.boxes[i].double().numpy(), image.double().numpy()
-                row["relevance_mass_accuracy"] = relevance_mass_accuracy(relevance, coverage(where, mask))
-                row["pointing_game"] = float(pointing_game(relevance, where, mask))
-            rows.append(row)
+    for i, question in enumerate(outcome.questions.itertuples()):
+        text, image = _finite(outcome.text[i]), _finite(outcome.image[i])
+        words, objects = json.loads(question.deciding_tokens), json.loads(question.deciding_objects)
+        row: dict[str, Any] = {"question_type": question.question_type, **dict.fromkeys(MEASURES)}
+        row["word_rank"], row["word_auroc"] = word_rank(text, words), word_auroc(text, words)
+        if objects:
+            mask, where = scenes.union(objects, question.img_id), outcome.boxes[i].double().numpy()
+            covered = coverage(where, mask)
+            row["relevance_mass_accuracy"] = relevance_mass_accuracy(image, covered)
+            row["pointing_game"] = float(pointing_game(image, where, mask))
+            row["region_auroc"] = auroc(image, covered)
+        rows.append(row)
     return pd.DataFrame(rows, columns=["question_type", *MEASURES])
 
 
-def _union(scenes: CocoScenes, annotation_ids: Sequence[int]) -> np.ndarray:
-    """Mask [H, W] of several annotations of one image."""
-    codes = [scenes.coco.annToRLE(scenes.coco.anns[a]) for a in annotation_ids]
-    return rle.decode(rle.merge(codes)).astype(bool)
+def oracle(outcome: Outcome) -> tuple[list[Tensor], list[Tensor]]:
+    """Relevance of words and regions that knows what decides: 1 on the deciding words, and the share of each region's
+    box that the deciding objects cover.
+
+    Raises:
+        DataError: if the data has no annotations.
+    """
+    scenes = _annotations(outcome.data)
+    if scenes is None:
+        raise DataError("the oracle needs data.annotations, which this data does not have: leave controls out")
+    text, image = [], []
+    for i, question in enumerate(outcome.questions.itertuples()):
+        words = torch.zeros(len(outcome.text[i]))
+        words[json.loads(question.deciding_tokens)] = 1
+        objects = json.loads(question.deciding_objects)
+        where = outcome.boxes[i].double().numpy()
+        text.append(words)
+        covered = coverage(where, scenes.union(objects, question.img_id)) if objects else np.zeros(len(where))
+        image.append(torch.from_numpy(covered))
+    return text, image
+
+
+def _finite(relevance: Tensor) -> NDArray[np.float64]:
+    values = relevance.double().numpy()
+    return values if np.isfinite(values).all() else np.zeros_like(values)
+
+
+def _annotations(data: Mapping[str, Any]) -> CocoScenes | None:
+    if data["annotations"] is None:
+        return None
+    root = Path(data["root"])
+    annotations = root / data["annotations"]
+    return _scenes(root / data["images"], annotations, file_hash(annotations) if annotations.is_file() else "")
+
+
+@lru_cache(maxsize=1)
+def _scenes(images: Path, annotations: Path, digest: str) -> CocoScenes:
+    """The annotations, read once for all methods; `digest` is that of the file."""
+    return CocoScenes(images, annotations)

@@ -11,47 +11,60 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hetexp.config import plain
-from hetexp.evaluation.statistics import bootstrap_interval
+from hetexp.errors import InputError
 from hetexp.experiments.engine.chunks import report_skips
+from hetexp.experiments.engine.items import ItemRecord, ItemValues
 from hetexp.experiments.engine.methods import MethodSpec
 from hetexp.experiments.engine.results import Result
 from hetexp.experiments.engine.session import Session
 from hetexp.experiments.vqa.attribution import QUESTIONS
+from hetexp.experiments.vqa.controls import get_control
 from hetexp.experiments.vqa.metrics import METRICS, Measured, Outcome, get_metric, scorer
 
 
 def measure_all(session: Session) -> list[Result]:
-    """The model's own accuracy, then every metric of every method."""
-    rows: list[Result] = []
-    metrics = [get_metric(name) for name in session.cfg.metrics or METRICS]
+    """The model's own accuracy, then every metric of every method and control."""
+    cfg = session.cfg
+    metrics = [get_metric(name) for name in cfg.metrics or METRICS]
+    controls = [get_control(name) for name in cfg.controls or ()]
+    first, skipped = read_outcome(session, session.methods[0])
+    report_skips("questions", len(first.questions), skipped)
+    record = ItemRecord(sorted(set(first.questions["img_id"])), cfg.bootstrap, cfg.seed)
+    # the model's own accuracy stands beside every number, once
+    everything = np.arange(len(first.questions))
+    own = first.score(everything, first.questions["predicted"].to_numpy()[:, None])[:, 0]
+    rows = [record.mean(None, _items(first, Measured("", "accuracy", own)))]
     for spec in session.methods:
-        outcome, skipped = read_outcome(session, spec)
-        if not rows:  # the model's own accuracy stands beside every number, once
-            report_skips("questions", len(outcome.questions), skipped)
-            everything = np.arange(len(outcome.questions))
-            own = outcome.score(everything, outcome.questions["predicted"].to_numpy()[:, None])[:, 0]
-            rows.append(mean_result(session, None, Measured("", "accuracy", own)))
-        for metric in metrics:
-            rows += [mean_result(session, spec, measured) for measured in metric(outcome)]
+        outcome = first if spec is session.methods[0] else read_outcome(session, spec)[0]
+        rows += [record.mean(spec, _items(outcome, measured)) for metric in metrics for measured in metric(outcome)]
         session.facts.setdefault("counts", {})[spec.name] = {
             "questions": len(outcome.questions),
             "skipped_questions": len(skipped),
             "not_finite": int((outcome.answers < 0).any(axis=(1, 2)).sum()),
         }
+    for control in controls:
+        text, image = control.relevance(first)
+        outcome = replace(first, text=text, image=image, answers=np.full_like(first.answers, -1))
+        found = [measured for metric in metrics for measured in metric(outcome)]
+        rows += [record.mean(control, _items(outcome, measured)) for measured in found if len(measured.values)]
+    record.write(session.folder)
     return rows
 
 
-def mean_result(session: Session, spec: MethodSpec | None, measured: Measured) -> Result:
-    """One result in percent with its bootstrap interval over questions."""
-    values, cfg = measured.values, session.cfg
-    result = Result(spec, measured.panel, measured.metric, None, len(values))
-    if not len(values):
-        return result
-    result = replace(result, value=100 * float(values.mean()))
-    if not cfg.bootstrap:
-        return result
-    interval = bootstrap_interval(values, n=cfg.bootstrap, seed=cfg.seed)
-    return replace(result, ci_low=100 * float(interval.low), ci_high=100 * float(interval.high))
+def _items(outcome: Outcome, measured: Measured) -> ItemValues:
+    """Values with their questions and images.
+
+    Raises:
+        InputError: if there is no question to each value.
+    """
+    rows = np.arange(len(outcome.questions)) if measured.rows is None else measured.rows
+    if len(rows) != len(measured.values):
+        raise InputError(
+            f"{measured.panel}/{measured.metric} has {len(measured.values)} values for {len(rows)} questions: yield "
+            "Measured(panel, metric, values, rows) with the question of each value"
+        )
+    of = outcome.questions.iloc[rows]
+    return ItemValues(measured.panel, measured.metric, measured.values, list(of["question_id"]), list(of["img_id"]))
 
 
 def read_outcome(session: Session, spec: MethodSpec) -> tuple[Outcome, list[str]]:

@@ -44,11 +44,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Measured:
-    """One number of results.csv: the mean over questions of `values` [n], each in 0..1."""
+    """One number of results.csv: the mean over questions of `values`.
+
+    Attributes:
+        panel: which part of the experiment.
+        metric: what was measured.
+        values: [n], each in 0..1.
+        rows: the question of each value, as a row of `Outcome.questions` [n]; None: one value for every question.
+    """
 
     panel: str
     metric: str
     values: NDArray[np.float64]
+    rows: NDArray[np.int64] | None = None
 
 
 class VqaMetric(Protocol):
@@ -65,9 +73,9 @@ def perturbation(outcome: Outcome) -> Iterator[Measured]:
     scores = outcome.score(kept, outcome.answers[kept])
     for p, panel in enumerate(PANELS):
         # the trapezoid is linear, so the mean of per-question areas is the area of the mean curve
-        yield Measured(panel, "AUC", trapezoid_auc(FRACTIONS, scores[:, p]))
+        yield Measured(panel, "AUC", trapezoid_auc(FRACTIONS, scores[:, p]), kept)
         for i, fraction in enumerate(FRACTIONS):
-            yield Measured(panel, f"accuracy@{fraction:g}", scores[:, p, i])
+            yield Measured(panel, f"accuracy@{fraction:g}", scores[:, p, i], kept)
 
 
 def scorer(

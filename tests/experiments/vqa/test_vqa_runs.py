@@ -11,12 +11,13 @@ import pytest
 import torch
 from run_helpers import Compose, run_to, same_bytes
 
-from hetexp.errors import CheckpointError, DataError
+from hetexp.errors import CheckpointError, ConfigError, DataError
 from hetexp.evaluation.perturbation import FRACTIONS, PANELS, n_kept
 from hetexp.experiments.engine.session import open_session
 from hetexp.experiments.engine.shards import merged_session
 from hetexp.experiments.tasks import evaluate
 from hetexp.experiments.vqa.attribution import attribute_all
+from hetexp.experiments.vqa.localise import MEASURES
 from hetexp.experiments.vqa.measure import read_outcome
 from hetexp.models.lxmert import LxmertAdapter
 
@@ -33,10 +34,29 @@ def test_table_has_curves_areas_and_localisation(toy_vqa_config: Compose, tmp_pa
         assert part["AUC"] == pytest.approx(np.trapezoid(curve, FRACTIONS))
         assert curve[0] == pytest.approx(own["value"].item())
     found = frame[frame["panel"] == "localisation"]
-    assert set(found["metric"]) == {"relevance_mass_accuracy", "pointing_game", "word_rank"}
+    assert set(found["metric"]) == set(MEASURES)
+    assert found.groupby("metric")["n"].nunique().eq(1).all(), "every method is measured on the same questions"
     intervals = frame.dropna(subset=["ci_low"])
     assert (intervals["ci_low"] <= intervals["value"] + 1e-9).all()
     assert (intervals["value"] <= intervals["ci_high"] + 1e-9).all()
+
+
+def test_a_run_leaves_the_values_behind_its_means(toy_vqa_config: Compose, tmp_path: Path) -> None:
+    frame = run_to(toy_vqa_config(THREE, "controls=[oracle]"), tmp_path / "run")
+    values = pd.read_parquet(tmp_path / "run" / "items" / "values.parquet")
+    means = 100 * values.groupby(["method", "panel", "metric"], observed=True)["value"].mean()
+    frame = frame.fillna({"method": "", "panel": ""}).dropna(subset="value")
+    assert len(means) == len(frame)
+    for row in frame.itertuples():
+        assert means[row.method, row.panel, row.metric] == pytest.approx(row.value)
+    oracle = frame[frame["method"] == "oracle"].set_index(["panel", "metric"])["value"]
+    assert oracle["localisation", "word_auroc"] == 100
+    assert {panel.partition("/")[0] for panel, _ in oracle.index} == {"localisation"}
+
+
+def test_unknown_controls_list_the_known_ones(toy_vqa_config: Compose, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown control 'edges'\. Available for question answering: oracle"):
+        run_to(toy_vqa_config(THREE, "controls=[edges]"), tmp_path / "run")
 
 
 def test_batched_perturbation_equals_removal_one_at_a_time(toy_vqa_config: Compose, tmp_path: Path) -> None:
@@ -99,7 +119,7 @@ def test_unusable_questions_are_counted_skips(toy_vqa_config: Compose, toy_vqa: 
     items = json.loads((toy_vqa / "questions.json").read_text())
     items[0]["img_id"] = "unknown"
     items[1]["sent"] = "zebra " * 40
-    items[2]["sent"] = "\u200b"  # nothing is left of it but CLS and SEP
+    items[2] |= {"sent": "\u200b", "words": []}  # nothing is left of it but CLS and SEP
     (toy_vqa / "questions.json").write_text(json.dumps(items))
     run_to(toy_vqa_config("method=gae"), tmp_path / "run")
     counts = json.loads((tmp_path / "run" / "run.json").read_text())["counts"]["gae"]
