@@ -1,12 +1,12 @@
 """Feed the program seeded damage and count what becomes of it; the table goes to outputs/reference/fuzz.md.
 
     python tests/faults/fuzz.py                        # as in outputs/reference
-    python tests/faults/fuzz.py --only images --count 50 --seed 7 --out /tmp/fuzz.md
+    python tests/faults/fuzz.py --only images --count 50 --seed 7 --out fuzz.md
 
 Damaged input may be refused with an error that a user can fix, used with a warning, or change nothing. It may give
 another number without a warning only where a second computation on the damaged input, by other code, says that this is
-its number (a moved vertex makes another polygon, not a damaged file). Anything else is a fault: the command lists it and
-exits with 1.
+its number (a moved vertex makes another polygon, not a damaged file). Anything else is a fault: the command lists it
+and exits with 1.
 """
 
 from __future__ import annotations
