@@ -6,6 +6,7 @@ import ast
 import hashlib
 import inspect
 import json
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import torch
 from hetexp.models.protocols import Adapter
 from hetexp.paths import PACKAGE
 
-# What every method's relevance is computed with; a method's own module is hashed with its settings.
+# What every method's relevance is computed with; a method's own modules are hashed with its settings.
 SHARED = (
     "models/*.py",
     "attribution/attribute.py",
     "attribution/corrections.py",
+    "attribution/maps.py",
     "attribution/propagation.py",
     "targets.py",
 )
@@ -54,19 +56,48 @@ def source_digest(path: Path) -> str:
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
+def attribution_sources(path: Path, package: Path = PACKAGE) -> set[Path]:
+    """A module and what it imports of `hetexp.attribution`, directly or through other modules of it."""
+    found: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        current = waiting.pop()
+        if current in found:
+            continue
+        found.add(current)
+        for node in ast.walk(ast.parse(current.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module is not None:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            parts = [name.split(".") for name in names]
+            files = [
+                package / "attribution" / f"{p[2]}.py" for p in parts if p[:2] == ["hetexp", "attribution"] and p[2:]
+            ]
+            waiting += [file for file in files if file.is_file()]
+    return found
+
+
+def _digest(paths: Iterable[Path], root: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update((path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name).encode())
+        digest.update(source_digest(path).encode())
+    return digest.hexdigest()
+
+
+@cache
 def class_digest(cls: type) -> str:
-    """SHA-256 of the module that a class comes from."""
-    return source_digest(Path(inspect.getfile(cls)))
+    """SHA-256 of the module that a method's class comes from, and of the attribution modules that it is built on."""
+    return _digest(attribution_sources(Path(inspect.getfile(cls))), PACKAGE)
 
 
 @cache
 def code_digest() -> str:
     """SHA-256 of the sources that every method's relevance depends on."""
-    digest = hashlib.sha256()
-    for path in sorted(found for pattern in SHARED for found in PACKAGE.glob(pattern)):
-        digest.update(path.relative_to(PACKAGE).as_posix().encode())
-        digest.update(source_digest(path).encode())
-    return digest.hexdigest()
+    return _digest((found for pattern in SHARED for found in PACKAGE.glob(pattern)), PACKAGE)
 
 
 def versions() -> dict[str, str]:
