@@ -11,7 +11,7 @@ from transformers.models.conditional_detr.image_processing_pil_conditional_detr 
 
 from hetexp.models.observe import hooked
 from hetexp.models.observed_detector import ObservedDetector
-from hetexp.models.wiring import Wire
+from hetexp.models.wiring import Wire, decoder_wires, encoder_wires
 
 
 class DabDetrAdapter(ObservedDetector):
@@ -22,23 +22,14 @@ class DabDetrAdapter(ObservedDetector):
     model_class = DabDetrForObjectDetection
     processor_class = ConditionalDetrImageProcessorPil
 
-    @property
-    def backbone(self) -> nn.Module:
-        backbone: nn.Module = self.model.model.backbone.conv_encoder
-        return backbone
-
     def encoder_wires(self) -> Sequence[Wire]:
         """Self-attention of the feature grid."""
-        layers = self.model.model.encoder.layers
-        return [Wire(f"encoder.{i}.self", layer.self_attn, "image", "image") for i, layer in enumerate(layers)]
+        return encoder_wires(self.model.model.encoder.layers)
 
     def decoder_wires(self) -> Sequence[Wire]:
         """Queries attend each other and then the image; the layer's parts hold the attention modules."""
-        wires = []
-        for i, layer in enumerate(self.model.model.decoder.layers):
-            wires.append(Wire(f"decoder.{i}.self", layer.self_attn.self_attn, "queries", "queries"))
-            wires.append(Wire(f"decoder.{i}.cross", layer.cross_attn.cross_attn, "queries", "image"))
-        return wires
+        layers = self.model.model.decoder.layers
+        return decoder_wires(layers, cross="cross_attn.cross_attn", own="self_attn.self_attn")
 
     def feature_modules(self) -> Mapping[str, Sequence[nn.Module]]:
         """The encoder's input and output."""

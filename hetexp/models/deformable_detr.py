@@ -9,7 +9,7 @@ from transformers import DeformableDetrForObjectDetection
 from transformers.models.deformable_detr.image_processing_pil_deformable_detr import DeformableDetrImageProcessorPil
 
 from hetexp.models.observed_detector import ObservedDetector
-from hetexp.models.wiring import Wire, decoder_wires
+from hetexp.models.wiring import Wire, decoder_wires, encoder_wires
 
 
 class DeformableDetrAdapter(ObservedDetector):
@@ -21,8 +21,7 @@ class DeformableDetrAdapter(ObservedDetector):
 
     def encoder_wires(self) -> Sequence[Wire]:
         """Deformable attention among the tokens of all levels."""
-        layers = self.model.model.encoder.layers
-        return [Wire(f"encoder.{i}.self", layer.self_attn, "image", "image") for i, layer in enumerate(layers)]
+        return encoder_wires(self.model.model.encoder.layers)
 
     def decoder_wires(self) -> Sequence[Wire]:
         """Queries attend each other, then sample the image."""

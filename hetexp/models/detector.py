@@ -18,11 +18,12 @@ from hetexp.models.checkpoints import expect_type, load_weights, pinned, read_co
 from hetexp.models.original_checkpoints import backbone_renames, dilate, native_backbone
 from hetexp.models.protocols import Detections
 from hetexp.models.trace import AttentionTrace, Target, reads_box
+from hetexp.models.wrapped import WrappedModel
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class ImageDetector(ABC):
+class ImageDetector(WrappedModel, ABC):
     """Runs a detector and returns its attention traces; a `Detector`.
 
     Args:
@@ -142,14 +143,6 @@ class ImageDetector(ABC):
     def class_logits(self, logits: Tensor) -> Tensor:
         """Class logits [..., classes], without "no object", from the model's own."""
         return logits[..., :-1] if self.has_no_object else logits
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.dtype
 
     @property
     def labels(self) -> dict[int, str]:

@@ -30,7 +30,7 @@ from hetexp.models.trace import (
     cells,
 )
 from hetexp.models.watch import Seen, Watch
-from hetexp.models.wiring import Wire, decoder_wires, step
+from hetexp.models.wiring import Wire, decoder_wires, encoder_wires, step
 
 
 @dataclass
@@ -135,8 +135,7 @@ class GridDetector(ImageDetector):
         )
 
     def _encoder_wires(self) -> list[Wire]:
-        layers = self.model.model.encoder.layers
-        return [Wire(f"encoder.{i}.self", layer.self_attn, "image", "image") for i, layer in enumerate(layers)]
+        return encoder_wires(self.model.model.encoder.layers)
 
     def _wires(self) -> list[Wire]:
         return [*self._encoder_wires(), *decoder_wires(self.model.model.decoder.layers, "encoder_attn")]

@@ -33,6 +33,7 @@ from hetexp.models.trace import (
     batched_gradients,
     reads_box,
 )
+from hetexp.models.wrapped import WrappedModel
 
 REVISIONS = {"unc-nlp/lxmert-vqa-uncased": "c66ce30"}  # with safetensors
 # The VQA checkpoint was published without tokenizer files.
@@ -41,7 +42,7 @@ TOKENIZERS = {"unc-nlp/lxmert-vqa-uncased": "unc-nlp/lxmert-base-uncased"}
 Leaves = dict[str, dict[str, Tensor]]  # feature name -> source -> activation in the graph
 
 
-class LxmertAdapter:
+class LxmertAdapter(WrappedModel):
     """Runs an LXMERT and returns its attention traces; an `Answerer`.
 
     Args:
@@ -63,14 +64,6 @@ class LxmertAdapter:
         self.model: Any = model.eval()
         self.tokenizer = tokenizer
         self.answers = None if answers is None else list(answers)
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.dtype
 
     @property
     def labels(self) -> dict[int, str]:

@@ -89,7 +89,7 @@ class ObservedDetector(ImageDetector):
     @property
     def backbone(self) -> nn.Module:
         """What makes feature grids of pixels: no attention of the wiring, so that it may run in another precision."""
-        backbone: nn.Module = self.model.model.backbone
+        backbone: nn.Module = self.model.get_submodule(self.resnet.rpartition(".")[0])
         return backbone
 
     def class_scores(self, logits: Tensor) -> Tensor:

@@ -13,12 +13,13 @@ from transformers import AutoProcessor, AutoTokenizer, PreTrainedModel
 from hetexp.errors import ConfigError
 from hetexp.files import content_hash
 from hetexp.models.checkpoints import expect_type, load_weights, pinned, read_config, readable
+from hetexp.models.wrapped import WrappedModel
 
 # Any of these files says that a folder holds a processor, a tokenizer or a feature extractor.
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json", "tokenizer.json")
 
 
-class ProcessedModel:
+class ProcessedModel(WrappedModel):
     """A model with the processor that it was trained with.
 
     Args:
@@ -56,14 +57,6 @@ class ProcessedModel:
     def read_processor(cls, source: str, revision: str | None) -> Any:
         """The checkpoint's processor, or its tokenizer where it has nothing else."""
         return AutoProcessor.from_pretrained(source, revision=revision)
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.dtype
 
     @property
     def labels(self) -> dict[int, str]:

@@ -9,7 +9,7 @@ from transformers import TableTransformerForObjectDetection
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
 from hetexp.models.observed_detector import ObservedDetector
-from hetexp.models.wiring import Wire, decoder_wires
+from hetexp.models.wiring import Wire, decoder_wires, encoder_wires
 
 
 class TableTransformerAdapter(ObservedDetector):
@@ -21,15 +21,9 @@ class TableTransformerAdapter(ObservedDetector):
     model_class = TableTransformerForObjectDetection
     processor_class = DetrImageProcessorPil
 
-    @property
-    def backbone(self) -> nn.Module:
-        backbone: nn.Module = self.model.model.backbone.conv_encoder
-        return backbone
-
     def encoder_wires(self) -> Sequence[Wire]:
         """Self-attention of the feature grid."""
-        layers = self.model.model.encoder.layers
-        return [Wire(f"encoder.{i}.self", layer.self_attn, "image", "image") for i, layer in enumerate(layers)]
+        return encoder_wires(self.model.model.encoder.layers)
 
     def decoder_wires(self) -> Sequence[Wire]:
         """Queries attend each other, then the image."""

@@ -31,11 +31,16 @@ class Wire:
     level: int | None = None
 
 
-def decoder_wires(layers: Sequence[nn.Module], cross: str) -> list[Wire]:
-    """Object queries attend each other and then the image, layer by layer; `cross` names the module of the latter."""
+def encoder_wires(layers: Sequence[nn.Module], own: str = "self_attn", stream: str = "image") -> list[Wire]:
+    """A stream attends itself, layer by layer; `own` names the module in a layer."""
+    return [Wire(f"encoder.{i}.self", layer.get_submodule(own), stream, stream) for i, layer in enumerate(layers)]
+
+
+def decoder_wires(layers: Sequence[nn.Module], cross: str, own: str = "self_attn") -> list[Wire]:
+    """Object queries attend each other (module `own` of a layer) and then the image (`cross`), layer by layer."""
     wires = []
     for i, layer in enumerate(layers):
-        wires.append(Wire(f"decoder.{i}.self", layer.get_submodule("self_attn"), "queries", "queries"))
+        wires.append(Wire(f"decoder.{i}.self", layer.get_submodule(own), "queries", "queries"))
         wires.append(Wire(f"decoder.{i}.cross", layer.get_submodule(cross), "queries", "image"))
     return wires
 

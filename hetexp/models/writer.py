@@ -16,7 +16,7 @@ from hetexp.models.observed_model import ObservedModel
 from hetexp.models.observed_run import Inputs, Place, Question, Run, sequence
 from hetexp.models.processed import as_list, mask_of
 from hetexp.models.trace import Target
-from hetexp.models.wiring import Wire
+from hetexp.models.wiring import Wire, encoder_wires
 
 
 class Writer(ObservedModel):
@@ -130,11 +130,7 @@ class EncoderDecoder(Writer):
 
     def encoder_wires(self) -> Sequence[Wire]:
         """Self-attention of the encoder."""
-        place = self.self_attention[0]
-        return [
-            Wire(f"encoder.{i}.self", layer.get_submodule(place), self.read, self.read)
-            for i, layer in enumerate(self.encoder_layers)
-        ]
+        return encoder_wires(self.encoder_layers, self.self_attention[0], self.read)
 
     def fusion_wires(self) -> Sequence[Wire]:
         """Self-attention of the target, then target to source, layer by layer."""

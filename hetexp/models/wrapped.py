@@ -1,0 +1,23 @@
+"""What every adapter can say of the model that it wraps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class WrappedModel:
+    """An adapter's model, with where and how it computes."""
+
+    model: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of weights and attribution."""
+        return self.model.dtype
