@@ -95,4 +95,4 @@ class DetachedGradient:
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every stream with sources for the explained tokens, [k, N] each."""
-        return contributions(passed(trace, self.passes[0]), self.feature)
+        return contributions(passed(trace, self.passes[0]), self.feature, "the detached gradient")

@@ -31,15 +31,19 @@ class InputXGradient:
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every stream with sources for the explained tokens, [k, N] each."""
-        if self.feature not in trace.features:
-            raise InputError(
-                f"input x gradient reads the features {self.feature!r}, which this trace was taken without: trace with "
-                f"features=[{self.feature!r}]"
-            )
-        return contributions(trace, self.feature)
+        return contributions(trace, self.feature, "input x gradient")
 
 
-def contributions(trace: AttentionTrace, name: str) -> dict[str, Tensor]:
+def contributions(trace: AttentionTrace, name: str, method: str) -> dict[str, Tensor]:
+    """sum_c F_c dy/dF_c of every stream with sources [k, N].
+
+    Raises:
+        InputError: naming the method, if the trace was taken without these features.
+    """
+    if name not in trace.features:
+        raise InputError(
+            f"{method} reads the features {name!r}, which this trace was taken without: trace with features=[{name!r}]"
+        )
     found = trace.features[name]
     return {s: (found[s].gradient * found[s].activation).sum(-1) for s in trace.source_streams}
 

@@ -97,7 +97,7 @@ class IntegratedGradients:
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every stream with sources for the explained tokens, [k, N] each."""
         path = passed(trace, self.passes[0])
-        return contributions(path, next(iter(path.features)))
+        return contributions(path, next(iter(path.features)), "integrated gradients")
 
     def completeness_error(self, trace: AttentionTrace) -> Tensor:
         """|sum of contributions - (y(F) - y(0))| / |y(F) - y(0)| of every target [k]."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from hetexp.attribution.corrections import CorrectedMaps
-from hetexp.errors import InputError
+from hetexp.attribution.input_gradient import contributions
 from hetexp.models.trace import AttentionTrace
 
 
@@ -29,10 +29,4 @@ class Odam:
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every stream with sources for the explained tokens, [k, N] each."""
-        if self.feature not in trace.features:
-            raise InputError(
-                f"ODAM reads the features {self.feature!r}, which this trace was taken without: trace with "
-                f"features=[{self.feature!r}]"
-            )
-        of_source = trace.features[self.feature]
-        return {s: (of_source[s].gradient * of_source[s].activation).sum(-1).relu() for s in trace.source_streams}
+        return {s: r.relu() for s, r in contributions(trace, self.feature, "ODAM").items()}

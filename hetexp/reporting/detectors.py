@@ -10,7 +10,7 @@ import pandas as pd
 from hetexp.errors import DataError
 from hetexp.files import atomic_write
 from hetexp.reporting.commands import experiment_command
-from hetexp.reporting.latex import as_wide_as_the_line, environment, escape
+from hetexp.reporting.latex import as_wide_as_the_line, environment, escape, escaped
 from hetexp.reporting.names import in_order, method_name
 from hetexp.reporting.runs import Run
 
@@ -131,10 +131,7 @@ def write_table(run: Run, to: Path) -> tuple[list[Path], str]:
     """Write `detectors.csv`, `.md` and `.tex`; returns them and the Markdown."""
     found, text = compare_detectors(run), to_markdown(run)
     frame = table_frame(found)
-    latex = frame.map(escape)
-    latex.index = pd.Index([escape(str(name)) for name in latex.index])
-    latex.columns = pd.Index([escape(str(name)) for name in latex.columns])
-    body = as_wide_as_the_line(latex, column_format="l" + "r" * latex.shape[1])
+    body = as_wide_as_the_line(escaped(frame), column_format="l" + "r" * frame.shape[1])
     paths = [
         atomic_write(to / "detectors.csv", frame.to_csv(lineterminator="\n")),
         atomic_write(to / "detectors.md", text),

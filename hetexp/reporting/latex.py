@@ -16,6 +16,14 @@ def escape(text: str) -> str:
     return "".join(SIGNS.get(sign, sign) for sign in text)
 
 
+def escaped(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table of texts whose cells, columns and rows are LaTeX."""
+    out = frame.map(escape)
+    out.index = pd.Index([escape(str(name)) for name in frame.index])
+    out.columns = pd.Index([escape(str(name)) for name in frame.columns])
+    return out
+
+
 def as_wide_as_the_line(frame: pd.DataFrame, **options: Any) -> str:
     """A table scaled to the line's width; its texts are taken as LaTeX, `options` are those of `DataFrame.to_latex`."""
     return "\n".join(["\\resizebox{\\linewidth}{!}{%", frame.to_latex(**options).strip(), "}"])

@@ -9,7 +9,7 @@ import pandas as pd
 from hetexp.errors import DataError
 from hetexp.files import atomic_write
 from hetexp.reporting.commands import EXPERIMENTS
-from hetexp.reporting.latex import as_wide_as_the_line, environment, escape
+from hetexp.reporting.latex import as_wide_as_the_line, environment, escape, escaped
 from hetexp.reporting.names import PANEL_NAMES, in_order, method_name
 from hetexp.reporting.runs import Run
 
@@ -133,9 +133,7 @@ def to_markdown(run: Run) -> str:
 
 def to_latex(run: Run) -> str:
     """The table with its sentences in the caption."""
-    table = auc_table(run).map(escape)
-    table.index = pd.Index([escape(str(x)) for x in table.index])
-    table.columns = pd.Index([escape(str(x)) for x in table.columns])
+    table = escaped(auc_table(run))
     text = escape(" ".join([caption(run), *control_sentences(run)]))
     return environment(text, "figure6", as_wide_as_the_line(table, column_format="lrrrr"))
 

@@ -14,7 +14,7 @@ from hetexp.reporting.evidence.ledger import Claim, Ledger
 from hetexp.reporting.evidence.measurements import ITEMS, Measurements, NoSuchObjects
 from hetexp.reporting.evidence.statistics import compute, get_statistic
 from hetexp.reporting.evidence.verdicts import NOT_MEASURED, Decision, adjusted, decide, tally
-from hetexp.reporting.latex import as_wide_as_the_line, environment, escape
+from hetexp.reporting.latex import as_wide_as_the_line, environment, escape, escaped
 from hetexp.reporting.runs import Run, newest_run
 
 
@@ -167,11 +167,8 @@ def write_ledger(
         "each family (Holm). A claim holds or is contradicted where the whole interval says so beyond its margin."
     )
     text = "\n\n".join([caption, table.to_markdown(index=False, disable_numparse=True)]) + "\n"
-    latex = table.map(escape)
-    latex.columns = pd.Index([escape(str(name)) for name in latex.columns])
-    tex = environment(
-        escape(caption), "claims", as_wide_as_the_line(latex, index=False, column_format="lp{8cm}lp{7cm}rr")
-    )
+    body = as_wide_as_the_line(escaped(table), index=False, column_format="lp{8cm}lp{7cm}rr")
+    tex = environment(escape(caption), "claims", body)
     frame = ledger_frame(ledger.claims, decisions)
     paths = [
         atomic_write(folder / "claims.csv", frame.to_csv(index=False, lineterminator="\n")),
