@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -105,7 +106,7 @@ def _prediction(trace: AttentionTrace, row: int | None, reads: str) -> Tensor:
 # -- changed models ----------------------------------------------------------------------------------------------
 
 
-class Operations(TorchFunctionMode):
+class Operations(TorchFunctionMode, ABC):
     """Changes what operations of a model's modules do; what is done outside of them is left alone.
 
     It stands around the whole pass and asks whether a module runs, so that observers inside see every operation first.
@@ -141,9 +142,9 @@ class Operations(TorchFunctionMode):
     ) -> Any:
         return self.changed(func, args, kwargs or {}) if self._running else func(*args, **(kwargs or {}))
 
+    @abstractmethod
     def changed(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What an operation gives in the place of `func(*args, **kwargs)`."""
-        raise NotImplementedError
 
 
 @contextmanager

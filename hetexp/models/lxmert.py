@@ -20,10 +20,9 @@ from hetexp.errors import CheckpointError, ConfigError, InputError
 from hetexp.files import content_hash
 from hetexp.models import lxmert_parts
 from hetexp.models.checkpoints import expect_type, load_weights, pinned, read_config, readable
-from hetexp.models.observe import Recorder, frozen, hooked, pick, resolve_features, split_heads
+from hetexp.models.observe import frozen, hooked, resolve_features
 from hetexp.models.protocols import EncodedQuestion
 from hetexp.models.trace import (
-    AttentionStep,
     AttentionTrace,
     Features,
     Group,
@@ -33,6 +32,8 @@ from hetexp.models.trace import (
     batched_gradients,
     reads_box,
 )
+from hetexp.models.watch import Seen, Watch
+from hetexp.models.wiring import Wire, step
 from hetexp.models.wrapped import WrappedModel
 
 REVISIONS = {"unc-nlp/lxmert-vqa-uncased": "c66ce30"}  # with safetensors
@@ -166,19 +167,18 @@ class LxmertAdapter(WrappedModel):
                 raise InputError(f"target {row} names a query: LXMERT has one row of logits, leave query unset")
             if any(reads_box(t) for t in wanted):
                 raise InputError(f"target {row} is a box: LXMERT answers questions, choose a target of logits")
-        recorder, leaves = Recorder(), Leaves()
-        observing = self._observing(recorder, leaves, set(names.values()))
-        with torch.inference_mode(False), torch.enable_grad(), frozen(self.model), observing:
-            logits = self._run(inputs)
+        watch, leaves = Watch(dict(self._attention_modules())), Leaves()
+        starting = self._starting(leaves, set(names.values()))
+        with torch.inference_mode(False), torch.enable_grad(), frozen(self.model), starting:
+            with watch.watching(self.model):
+                logits = self._run(inputs)
             scalars = [[target(logits[b]) for target in wanted] for b, wanted in enumerate(targets)]
-            observations = recorder.all()
             offered = [(name, s, leaves[name][s]) for name in dict.fromkeys(names.values()) for s in self.sources]
-            found = batched_gradients(scalars, [*(x for _, _, x in offered), *(o.output for _, _, o in observations)])
+            found = batched_gradients(scalars, [*(x for _, _, x in offered), *(call.output for call in watch.calls)])
         kept = {(name, s): (x, gradient) for (name, s, x), gradient in zip(offered, found, strict=False)}
-        by_step = {
-            (name, call): (seen, gradient)
-            for (name, call, seen), gradient in zip(observations, found[len(offered) :], strict=True)
-        }
+        by_step: dict[str, list[tuple[Seen, Tensor | None]]] = {}  # in both directions where a module is called twice
+        for call, gradient in zip(watch.calls, found[len(offered) :], strict=True):
+            by_step.setdefault(call.name, []).append((call, None if gradient is None else call.by_head(gradient)))
         ids = inputs["input_ids"]
         masks = {
             "text": _mask(inputs.get("attention_mask"), ids.shape),
@@ -271,23 +271,9 @@ class LxmertAdapter(WrappedModel):
             yield
 
     @contextmanager
-    def _observing(self, recorder: Recorder, leaves: Leaves, features: Collection[str]) -> Iterator[None]:
+    def _starting(self, leaves: Leaves, features: Collection[str]) -> Iterator[None]:
+        """The graph begins at the embeddings; features are kept in `leaves`."""
         encoder = self.model.lxmert.encoder
-        handles = []
-        for name, attention in self._attention_modules():
-
-            def ask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-                return args, {**kwargs, "output_attentions": True}
-
-            def close(module: nn.Module, args: Any, output: tuple[Tensor, Tensor], name: str = name) -> tuple[Tensor]:
-                recorder.record(name, output[1], output[0])
-                return output[:1]  # the caller did not ask for attention maps
-
-            handles += [
-                attention.value.register_forward_hook(recorder.value(name)),
-                attention.register_forward_pre_hook(ask, with_kwargs=True),
-                attention.register_forward_hook(close),
-            ]
 
         def start(stream: str) -> Any:
             """The graph begins at a stream's embedding, or the first attention would be a constant to autograd."""
@@ -306,7 +292,7 @@ class LxmertAdapter(WrappedModel):
 
             return hook
 
-        handles += [
+        handles = [
             self.model.lxmert.embeddings.register_forward_hook(start("text")),
             encoder.visn_fc.register_forward_hook(start("image")),
         ]
@@ -331,34 +317,24 @@ class LxmertAdapter(WrappedModel):
     # -- trace -------------------------------------------------------------------------------------------------
 
     def _program(
-        self, by_step: Mapping[tuple[str, int], Any], b: int, k: int, valid: Mapping[str, Tensor]
+        self, by_step: Mapping[str, Sequence[tuple[Seen, Tensor | None]]], b: int, k: int, valid: Mapping[str, Tensor]
     ) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
-        def step(key: tuple[str, int], query: str, source: str) -> Group:
+        def group(name: str, query: str, source: str, call: int = 0) -> Group:
             """A group of one step, or of none where the answer does not depend on it (last cross layer)."""
-            seen, gradient = by_step[key]
+            seen, gradient = by_step[name][call]
             if gradient is None:
                 return ()
-            heads = seen.probabilities.shape[1]
-            return (
-                AttentionStep(
-                    f"{key[0]}.{query}-{source}",
-                    query,
-                    source,
-                    pick(pick(seen.probabilities[b], 1, valid[query]), 2, valid[source]),
-                    split_heads(pick(seen.values[b], 0, valid[source]), heads),
-                    split_heads(pick(gradient[:k, b], 1, valid[query]), heads),
-                ),
-            )
+            wire = Wire(f"{name}.{query}-{source}", modules[name], query, source)
+            return (step(wire, seen, gradient, b, k, valid=valid),)
 
+        modules = dict(self._attention_modules())
         config = self.model.lxmert.encoder
-        encoder = [step((f"language.{i}", 0), "text", "text") for i in range(config.num_l_layers)]
-        encoder += [step((f"vision.{i}", 0), "image", "image") for i in range(config.num_r_layers)]
+        encoder = [group(f"language.{i}", "text", "text") for i in range(config.num_l_layers)]
+        encoder += [group(f"vision.{i}", "image", "image") for i in range(config.num_r_layers)]
         fusion: list[Group] = []
         for i in range(config.num_x_layers):
-            fusion.append(step((f"cross.{i}", 0), "text", "image") + step((f"cross.{i}", 1), "image", "text"))
-            fusion.append(
-                step((f"cross.{i}.text", 0), "text", "text") + step((f"cross.{i}.image", 0), "image", "image")
-            )
+            fusion.append(group(f"cross.{i}", "text", "image") + group(f"cross.{i}", "image", "text", call=1))
+            fusion.append(group(f"cross.{i}.text", "text", "text") + group(f"cross.{i}.image", "image", "image"))
         return tuple(g for g in encoder if g), tuple(g for g in fusion if g)
 
 

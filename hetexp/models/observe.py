@@ -2,55 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hetexp.errors import ConfigError
-
-
-@dataclass
-class Observation:
-    """One call of an attention module, tensors with a batch dimension."""
-
-    probabilities: Tensor  # [B, heads, Nq, Nk]
-    values: Tensor  # [B, Nk, d], heads not split
-    output: Tensor  # per-head outputs, concatenated, in the graph [B, Nq, d]
-
-
-class Recorder:
-    """Collects observations per module name, in call order."""
-
-    def __init__(self) -> None:
-        self.calls: dict[str, list[Observation]] = {}
-        self._values: dict[str, Tensor] = {}
-        self._output: dict[str, Tensor] = {}
-
-    def value(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            self._values[name] = output
-
-        return hook
-
-    def head_output(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self._output[name] = args[0]
-
-        return hook
-
-    def record(self, name: str, probabilities: Tensor, output: Tensor | None = None) -> None:
-        """Close the observation of the call that just ended."""
-        out = self._output.pop(name) if output is None else output
-        self.calls.setdefault(name, []).append(
-            Observation(probabilities.detach(), self._values.pop(name).detach(), out)
-        )
-
-    def all(self) -> list[tuple[str, int, Observation]]:
-        return [(name, i, o) for name, calls in self.calls.items() for i, o in enumerate(calls)]
 
 
 @contextmanager

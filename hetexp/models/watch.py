@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from hetexp.models.attention import own_attention
 from hetexp.models.deformable import Sampled, is_deformable, sampling_observed
-from hetexp.models.observe import hooked
+from hetexp.models.observe import hooked, split_heads
 
 _SOFTMAX = {torch.softmax, torch.nn.functional.softmax, Tensor.softmax}
 _PRODUCTS = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
@@ -51,7 +51,7 @@ class Seen:
         """A gradient of the output [k, *its shape] as [k, B, heads, Nq, head_dim]."""
         batch, heads, n_query = self.probabilities.shape[:3]
         if gradient.ndim == 4 and gradient.shape[1] == batch and gradient.shape[2] == n_query:
-            return gradient.unflatten(3, (heads, -1)).transpose(2, 3)  # [k, B, Nq, heads * head_dim]
+            return split_heads(gradient, heads)  # [k, B, Nq, heads * head_dim]
         return gradient.reshape(len(gradient), batch, heads, n_query, self.values.shape[-1])
 
 
