@@ -26,7 +26,7 @@ def main(path: str | None = None, question: str = "is there a zebra?", out: str 
     # signed: positive relevance raises logit(yes) - logit(no), negative relevance lowers it
     target = hetexp.targets.Difference("yes", "no")
     explanation = hetexp.explain(adapter, inputs, "ours_full", target, image=image)
-    explanation.question, explanation.words = question, adapter.token_texts(encoded)  # for the picture
+    explanation.question, explanation.words = question, adapter.question_tokens(encoded)  # for the picture
     explanation.regions = regions.boxes
 
     print(f"{question} {explanation.labels[0]} (p {explanation.scores[0]:.2f}), explained: {explanation.targets[0]}")

@@ -9,20 +9,28 @@ if TYPE_CHECKING:
     from hetexp import masks, targets
     from hetexp.api import explain
     from hetexp.attribution.registry import METHODS, MethodRecord, register_method
+    from hetexp.dry_run import structure
     from hetexp.explanation import Explanation
     from hetexp.generated import explain_generated
+    from hetexp.models.proposal import propose
     from hetexp.models.registry import load_model
+    from hetexp.models.wired import wrap
+    from hetexp.models.wiring_file import Wiring
 
 __all__ = [
     "METHODS",
     "Explanation",
     "MethodRecord",
+    "Wiring",
     "explain",
     "explain_generated",
     "load_model",
     "masks",
+    "propose",
     "register_method",
+    "structure",
     "targets",
+    "wrap",
 ]
 __version__ = "0.1.0"
 
@@ -35,6 +43,10 @@ _HOME = {
     "explain_generated": "generated",
     "load_model": "models.registry",
     "register_method": "attribution.registry",
+    "structure": "dry_run",
+    "Wiring": "models.wiring_file",
+    "propose": "models.proposal",
+    "wrap": "models.wired",
 }
 
 

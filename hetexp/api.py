@@ -152,7 +152,7 @@ def provenance(adapter: Adapter, methods: Mapping[str, Method]) -> dict[str, Any
     """Where relevance comes from, JSON-serialisable."""
     return {
         "model": adapter.name,
-        "checkpoint": str(getattr(adapter.model.config, "_name_or_path", "")),
+        "checkpoint": str(getattr(getattr(adapter.model, "config", None), "_name_or_path", "")),
         "dtype": str(adapter.dtype).removeprefix("torch."),
         "methods": {
             name: {"class": type(m).__name__, **{k: v for k, v in vars(m).items() if not k.startswith("_")}}

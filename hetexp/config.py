@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from hetexp.errors import ConfigError
-from hetexp.evaluation.upsampling import Upsampling
+from hetexp.evaluation.upsampling import Tie, Upsampling
 from hetexp.models.registry import ARCHITECTURES, AUTO
 from hetexp.paths import asset, conf_dir
 
@@ -56,6 +56,8 @@ class ModelConfig:
     checkpoints: dict[str, Any] = field(default_factory=dict)
     revision: str | None = None
     score_threshold: float | None = None
+    texts: Any = None
+    wiring: str | None = None
     include_below_threshold: bool = False
     batch_size: int = 1
     chunk_size: int = 20
@@ -76,6 +78,7 @@ class TargetConfig:
 class ThresholdConfig:
     scale: Any = 1.0
     upsample: Upsampling = Upsampling.reference
+    tie: Tie = Tie.background
 
 
 @dataclass
@@ -89,6 +92,7 @@ class DataConfig:
     questions: str | None = None
     answers: str | None = None
     regions: str | None = None
+    sentences: str | None = None
     draw: int | None = None
     score: AnswerScore = AnswerScore.soft
     mirror: str | None = None
@@ -132,6 +136,9 @@ class Config:
     parameters: dict[str, Any] = field(default_factory=dict)
     metrics: list[str] | None = None
     controls: list[str] | None = None
+    perturb: bool = True
+    compare: list[Any] | None = None
+    choices: dict[str, Any] | None = None
     plugins: list[str] = field(default_factory=list)
     device: str = "auto"
     dtype: Precision = Precision.float32
@@ -142,14 +149,19 @@ class Config:
     limit: int | None = None
     seed: int = 1234
     bootstrap: int = 1000
+    costs: int = 0
     shard: Any = None
     progress: bool = True
     workers: int = 0
     image: str | None = None
+    text: str | None = None
+    audio: str | None = None
+    written: str | None = None
     query: Any = None
     question: str | None = None
     answers: list[Any] | None = None
     levels: bool = False
+    port: int = 8000
     merge: dict[str, Any] = field(default_factory=lambda: {"from": None})
     tables: list[str] | None = None
     figures: list[str] | None = None
@@ -166,13 +178,15 @@ def run_dir(outputs: str, now: str, label: str, shard: Any) -> str:
 
 def run_label(experiment: str | None, task: str, model: str, method: str) -> str:
     """Short name of a run for its folder."""
-    return experiment or (task if task in ("table", "figure", "evidence", "report") else f"{model}_{method}")
+    return experiment or (task if task in ("table", "figure", "evidence", "report", "merge") else f"{model}_{method}")
 
 
 def default_data(profile: str, model: str) -> str:
-    """The data a profile has for what a model does."""
-    architecture = ARCHITECTURES.get(model)
-    return f"{profile}_{architecture.kind if architecture else 'detection'}"
+    """The data a profile has for what a model does; the paper has none for models that write text."""
+    file = conf_dir() / "model" / f"{model}.yaml"
+    architecture = ARCHITECTURES.get(OmegaConf.load(file).name if file.is_file() else model)
+    kind = architecture.kind if architecture else "detection"
+    return "sentences" if (profile, kind) == ("paper", "text") else f"{profile}_{kind}"
 
 
 def described(group: str) -> str:
@@ -268,6 +282,22 @@ def scales(cfg: DictConfig) -> list[float]:
     return out
 
 
+def texts(cfg: DictConfig) -> list[str] | dict[str, str] | None:
+    """What an open-vocabulary detector is to look for: texts, or class name -> text; None where nothing is said.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    given = cfg.model.texts
+    if given is None:
+        return None
+    if isinstance(given, DictConfig | dict) and given:
+        return {str(name): str(text) for name, text in given.items()}
+    if isinstance(given, ListConfig | list) and given and len(set(map(str, given))) == len(given):
+        return [str(text) for text in given]
+    raise ConfigError(f"model.texts={given} must list different texts, [cat,dog], or say {{cat: a photo of a cat}}")
+
+
 def _known_keys(cfg: DictConfig, schema: DictConfig, above: str = "") -> None:
     """Refuse keys that nothing reads: Hydra's `+key=value` adds any, mistyped ones too."""
     known = [str(key) for key in schema]  # unlike `in`, with those that have no value yet
@@ -279,6 +309,14 @@ def _known_keys(cfg: DictConfig, schema: DictConfig, above: str = "") -> None:
         inner = None if OmegaConf.is_missing(schema, key) else schema[key]
         if isinstance(inner, DictConfig) and OmegaConf.get_type(inner) is not dict:
             _known_keys(cfg[key], inner, f"{above}{key}.")
+
+
+# The most that a number may be: beyond it threads, memory or random number generators give out.
+MOST = {
+    **dict.fromkeys(("batch_size", "chunk_size", "limit"), 2**31 - 1),
+    **dict.fromkeys(("threads", "workers"), 1024),
+    **{"bootstrap": 10**6, "seed": 2**63 - 1},
+}
 
 
 def validate(cfg: DictConfig) -> None:
@@ -307,8 +345,17 @@ def validate(cfg: DictConfig) -> None:
     for key in ("limit", "threads"):
         if cfg[key] is not None and cfg[key] < 1:
             raise ConfigError(f"{key}={cfg[key]} must be at least 1, or null")
+    for key, most in MOST.items():
+        if cfg[key] is not None and cfg[key] > most:
+            raise ConfigError(f"{key}={cfg[key]} must be at most {most}")
+    if cfg.seed < 0:
+        raise ConfigError(f"seed={cfg.seed} must be 0 or positive")
+    if not cfg.perturb and (cfg.metrics is None or {"perturbation", "retention"} & set(cfg.metrics)):
+        raise ConfigError("perturb=false computes no answers to perturbed inputs: name other metrics, metrics=[...]")
     if cfg.workers < 0:
         raise ConfigError(f"workers={cfg.workers} must be 0 (off) or positive")
+    if cfg.costs < 0:
+        raise ConfigError(f"costs={cfg.costs} must be 0 (off) or the number of explanations to measure")
     if cfg.bootstrap < 0 or cfg.bootstrap == 1:
         raise ConfigError(f"bootstrap={cfg.bootstrap} must be 0 (off) or at least 2 resamples")
     if cfg.model.score_threshold is not None and not 0 <= cfg.model.score_threshold < 1:

@@ -7,6 +7,7 @@ import html
 import io
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -35,7 +36,9 @@ Relevance = dict[str, dict[str, Tensor]]  # method -> source -> [rows, *shape]
 _OWN_ENTRIES = (
     *("kind", "methods", "rows", "provenance", "detections", "targets", "scales", "upsample", "input_size", "otsu"),
     *("question", "tokens", "answers", "boxes"),
+    *("explained", "token_texts", "special_tokens", "written", "without_relevance", "seconds"),
 )
+_LOGIT = re.compile(r"^logit\((.+)\)$", re.DOTALL)  # of a target in words: the class that it names
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
     Attributes:
         relevance: method -> source -> raw relevance [k, *shape]: [k, h, w] of an image grid, [k, N] of a sequence.
         rows: what each of the k rows explains.
-        kind: "detection" or "vqa".
+        kind: "detection", "vqa", "text" (a model that writes) or "similarity" (of a text and a picture).
         provenance: model, checkpoint, methods with their parameters, versions.
         grids: per input and source the part of the shape that is not padding.
         extents: per input the height and width in input pixels that its image grid covers.
@@ -80,6 +83,10 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
         multiscale: method -> source -> raw relevance of all tokens [k, N], of sources that the model sees at several
             scales; `relevance` shows them on the finest grid.
         levels: per input the grids of those scales, in the order of their tokens; empty for other models.
+        token_texts: source -> its tokens as text, of sources that are read as tokens (kinds "text" and "similarity").
+        special_tokens: source -> positions of those that stand for no word.
+        written: the source that the model writes itself, of which an explained token sees what stands before it.
+        sound: what a model hears, energy of frequency bands over time [bands, frames], and its seconds.
         points: where the explained tokens sampled the image in the last layer: x and y in units of its sides, and the
             attention of the point [k, points, 3]; None for models that do not sample.
         details: further entries of `info.json` (an item's name, the answer held against the best one).
@@ -99,6 +106,10 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
     details: dict[str, Any] = field(default_factory=dict)
     multiscale: Relevance = field(default_factory=dict)
     levels: list[tuple[Level, ...]] = field(default_factory=list)
+    token_texts: dict[str, list[str]] = field(default_factory=dict)
+    special_tokens: dict[str, list[int]] = field(default_factory=dict)
+    written: str | None = None
+    sound: tuple[Tensor, float] | None = None
     points: Tensor | None = None
 
     # -- a mapping ---------------------------------------------------------------------------------------------
@@ -212,7 +223,10 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
         from hetexp.reporting.samples import StoredExplanation
 
         one = self._one()
-        parts = one._detection(scales, upsample) if self.kind == "detection" else one._answer()
+        if self.kind == "detection":
+            parts = one._detection(scales, upsample)
+        else:
+            parts = one._answer() if self.kind == "vqa" else one._sources()
         info, relevance, masks, levels = parts
         info |= {
             "kind": self.kind,
@@ -266,6 +280,33 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
             "targets": _names(self.rows),
         }
         return info, relevance, {}, {}
+
+    def _sources(self) -> tuple[dict[str, Any], Any, Any, Any]:
+        relevance = {
+            f"{name}/{source}": values.float().cpu().numpy()
+            for name, streams in self.relevance.items()
+            for source, values in streams.items()
+        }
+        info: dict[str, Any] = {
+            "targets": self.targets,
+            "explained": [_LOGIT.sub(r"\1", target) for target in self.targets],
+            "token_texts": self.token_texts,
+            "special_tokens": self.special_tokens,
+            "written": self.written,
+            "without_relevance": {
+                source: [sorted(self._unseen(source, row, len(tokens))) for row in self.rows]
+                for source, tokens in self.token_texts.items()
+            },
+        }
+        if self.sound is not None:
+            relevance["spectrogram"] = self.sound[0].float().cpu().numpy()
+            info["seconds"] = self.sound[1]
+        return info, relevance, {}, {}
+
+    def _unseen(self, source: str, row: Row, count: int) -> set[int]:
+        """Positions of a source that hold no relevance for a row: special tokens, and what is written from it on."""
+        later = range(row.query, count) if source == self.written and row.query is not None else ()
+        return {*self.special_tokens.get(source, ()), *later}
 
     def write(self, folder: Path, scales: Sequence[float] = (), upsample: str = "reference") -> None:
         """Write the files of `save` into an empty folder."""
@@ -331,8 +372,13 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
             if info["kind"] == "detection":
                 relevance = {name: {"image": stored[name]} for name in info["methods"]}
                 extent = (int(info["input_size"][0]), int(info["input_size"][1]))
-            else:
+            elif info["kind"] == "vqa":
                 relevance = _rows_by_source(stored, info["methods"], rows)
+            else:
+                relevance = {
+                    name: {key.partition("/")[2]: x for key, x in stored.items() if key.startswith(f"{name}/")}
+                    for name in info["methods"]
+                }
             first = next(iter(relevance.values()), {})
             return cls(
                 relevance,
@@ -347,6 +393,10 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
                 _relative(info.get("boxes"), image),
                 info.get("answers"),
                 {k: v for k, v in info.items() if k not in _OWN_ENTRIES},
+                token_texts=info.get("token_texts", {}),
+                special_tokens=info.get("special_tokens", {}),
+                written=info.get("written"),
+                sound=(stored["spectrogram"], float(info["seconds"])) if "spectrogram" in stored else None,
             )
         except (
             *(OSError, SafetensorError, ValueError, SyntaxError),  # files that cannot be read

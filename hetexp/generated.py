@@ -39,6 +39,19 @@ def explain_generated(
         ConfigError: for a model that writes no text.
         InputError: for a batch of several inputs.
     """
+    batch, targets = written_by(adapter, inputs, max_new_tokens)
+    return explain(adapter, batch, methods, targets, image=image)
+
+
+def written_by(
+    adapter: Any, inputs: Mapping[str, Tensor], max_new_tokens: int
+) -> tuple[dict[str, Tensor], list[Logit]]:
+    """What a model writes greedily: inputs with all of it but the last token, and a target for every token.
+
+    Raises:
+        ConfigError: for a model that writes no text.
+        InputError: for a batch of several inputs.
+    """
     if not hasattr(adapter, "generate"):
         raise ConfigError(f"{adapter.name} writes no text: explain its predictions with hetexp.explain")
     batch = adapter.placed(inputs)
@@ -48,4 +61,4 @@ def explain_generated(
     start = batch["decoder_input_ids"].shape[1]
     targets = [Logit(int(ids[0, t + 1]), query=t) for t in range(start - 1, ids.shape[1] - 1)]
     written = {key: value for key, value in batch.items() if key != "decoder_attention_mask"}
-    return explain(adapter, written | {"decoder_input_ids": ids[:, :-1]}, methods, targets, image=image)
+    return written | {"decoder_input_ids": ids[:, :-1]}, targets

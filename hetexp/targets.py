@@ -45,6 +45,37 @@ class Logit:
 
 
 @dataclass(frozen=True)
+class Probability:
+    """y = softmax probability of class or answer `index`, among those that can be explained; None is the argmax."""
+
+    index: Class | None = None
+    query: int | None = None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """y [] from logits [classes]."""
+        return _pick(logits.softmax(-1), int(logits.argmax()) if self.index is None else self.index)
+
+    def settled(self, logits: Tensor) -> Probability:
+        """The target with its class, for these logits [classes]."""
+        return replace(self, index=int(logits.argmax())) if self.index is None else self
+
+
+@dataclass(frozen=True)
+class Second:
+    """y = the second largest logit: whether a map tells the class that was found from another of the same token."""
+
+    query: int | None = None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """y [] from logits [classes]."""
+        return self.settled(logits)(logits)
+
+    def settled(self, logits: Tensor) -> Logit:
+        """The target with its class, for these logits [classes]."""
+        return Logit(int(logits.topk(2).indices[1]), self.query)
+
+
+@dataclass(frozen=True)
 class Difference:
     """y = logit_a - logit_b."""
 
@@ -134,14 +165,19 @@ class BoxSide:
         return box[axis] - half if self.side in ("left", "top") else box[axis] + half
 
 
-AnyTarget = Logit | Difference | Ratio | RelativeDifference | RunnerUp | BoxSide
+AnyTarget = Logit | Probability | Second | Difference | Ratio | RelativeDifference | RunnerUp | BoxSide
 
 PAIRS: dict[str, Callable[..., Difference | Ratio | RelativeDifference]] = {
     "difference": Difference,
     "ratio": Ratio,
     "relative_difference": RelativeDifference,
 }
-NAMES = ("logit", *PAIRS, "box")  # as the configuration names them
+SINGLE: dict[str, Callable[..., Logit | Probability | Second]] = {
+    "logit": Logit,
+    "probability": Probability,
+    "second": Second,
+}
+NAMES = (*SINGLE, *PAIRS, "box")  # as the configuration names them
 
 
 def index_of(name: str, known: Iterable[str], kind: str = "class") -> int:
@@ -182,8 +218,10 @@ def describe(target: Any, logits: Tensor, labels: Mapping[int, str]) -> str:
     def logit(index: int) -> str:
         return f"logit({labels.get(index, index)})"
 
-    if isinstance(target, RunnerUp):
-        target = target.of(logits)
+    if isinstance(target, RunnerUp | Second):
+        target = target.settled(logits)
+    if isinstance(target, Probability):
+        return f"p({labels.get(index := int(logits.argmax()) if target.index is None else int(target.index), index)})"
     if isinstance(target, Logit):
         return logit(int(logits.argmax()) if target.index is None else int(target.index))
     if isinstance(target, BoxSide):
@@ -194,8 +232,8 @@ def describe(target: Any, logits: Tensor, labels: Mapping[int, str]) -> str:
     return str(target)
 
 
-def automatic(name: str, side: str | None = None) -> Logit | RunnerUp | BoxSide:
-    """The target of that name without stated classes: the argmax logit, it against the runner-up, or a box's side.
+def automatic(name: str, side: str | None = None) -> Logit | Probability | Second | RunnerUp | BoxSide:
+    """The target of that name without stated classes: of one class, the argmax and the runner-up, or a box's side.
 
     Raises:
         ConfigError: for an unknown name; the message lists the known ones.
@@ -204,4 +242,4 @@ def automatic(name: str, side: str | None = None) -> Logit | RunnerUp | BoxSide:
         raise ConfigError(f"unknown target {name!r}. Available targets: {', '.join(NAMES)}")
     if name == "box":
         return BoxSide(side or "left")
-    return Logit() if name == "logit" else RunnerUp(name)
+    return SINGLE[name]() if name in SINGLE else RunnerUp(name)

@@ -11,6 +11,8 @@ TASKS = {
     "evaluate": "hetexp.experiments.tasks:run_evaluate",
     "explain": "hetexp.experiments.tasks:run_explain",
     "samples": "hetexp.experiments.tasks:run_samples",
+    "structure": "hetexp.experiments.structure:run_structure",
+    "serve": "hetexp.serve.task:run_serve",
     "table": "hetexp.reporting.tasks:tables",
     "figure": "hetexp.reporting.tasks:figures",
     "evidence": "hetexp.reporting.tasks:evidence",

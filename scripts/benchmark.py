@@ -315,7 +315,13 @@ def main() -> None:
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a machine that is not idle")
     parser.add_argument("--output", type=Path, help="also write the tables to this Markdown file")
     parser.add_argument("--peak", choices=("nothing", "ours", "reference"), help=argparse.SUPPRESS)
+    parser.add_argument("--against", metavar="REV", help="instead: every model of this tree against that commit")
     args = parser.parse_args()
+    if args.against:
+        command = [sys.executable, str(HERE / "benchmark_against.py"), args.against, "--repeats", str(args.repeats)]
+        raise SystemExit(
+            subprocess.run([*command, *(["--output", str(args.output)] if args.output else [])]).returncode
+        )
     torch.set_num_threads(args.threads)
     if args.peak:
         print_peak(args.sizes, args.peak, int(args.targets))

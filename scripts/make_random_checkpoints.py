@@ -20,18 +20,21 @@ import torch
 from PIL import Image
 from pycocotools import mask as rle
 from skimage.measure import find_contours
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertTokenizer,
     DetrConfig,
     DetrForObjectDetection,
     LxmertConfig,
     LxmertForQuestionAnswering,
+    PreTrainedTokenizerFast,
     ResNetConfig,
 )
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
 from hetexp.data.regions import Regions, write_tsv
 from hetexp.data.synthetic.scenes import Scene, coco_categories, render_scene, scene_rng
+from hetexp.models.owl import OwlDetector
 from hetexp.models.registry import get_architecture
 
 SIZES = ((640, 480), (480, 640), (640, 427), (500, 375), (333, 500))  # width, height as they occur in COCO
@@ -70,6 +73,9 @@ def write_detr(folder: Path) -> None:
     DetrImageProcessorPil().save_pretrained(folder)
 
 
+RESNET18 = ResNetConfig(
+    depths=[2, 2, 2, 2], layer_type="basic", hidden_sizes=[64, 128, 256, 512], out_features=["stage4"]
+)
 # What the class's own defaults leave open, as the released checkpoints have it.
 DETECTORS: dict[str, dict[str, Any]] = {
     "conditional_detr": {"backbone_config": ResNetConfig(out_features=["stage4"])},
@@ -80,30 +86,66 @@ DETECTORS: dict[str, dict[str, Any]] = {
     "deimv2": {},
     "lw_detr": {"projector_scale_factors": [1.0]},
     "rf_detr": {},
+    "dab-detr": {"backbone_config": ResNetConfig(out_features=["stage4"])},
+    "table-transformer": {"backbone_config": RESNET18},
+    "yolos": {"image_size": [512, 864], "num_detection_tokens": 100},
+    "owlvit": {},
+    "owlv2": {"vision_config": {"image_size": 960, "patch_size": 16}},
 }
 FIXED_SIZE = {"lw_detr": 640, "rf_detr": 560}  # sides that their released image processors resize to
 PASSING = 0.03  # share of the queries with a class probability above 0.5
+SPREAD_HEAD = 20.0  # of class weights with a "no object"
 
 
 def write_detector(folder: Path, name: str) -> None:
-    """A detector with sigmoid classes at full size; a few of its queries pass p > 0.5."""
+    """A detector at full size; of those with classes of their own, a few queries pass p > 0.5."""
     torch.manual_seed(0)
     adapter = get_architecture(name).load.__self__  # type: ignore[attr-defined]
     known = names()
     config = adapter.model_class.config_class(id2label=dict(enumerate(known.values())), label2id={}, **DETECTORS[name])
     model = adapter.model_class(config).eval()
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):  # untrained ones of some classes let nothing through
-                module.weight.fill_(1)
-        side = FIXED_SIZE.get(name, 640)
-        best = model(torch.randn(1, 3, side, side)).logits[0].amax(-1)
-        for module in model.modules():
-            if isinstance(module, torch.nn.Linear) and module.out_features == len(known):
-                module.bias.sub_(best.quantile(1 - PASSING))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # untrained ones of some classes let nothing through
+            torch.nn.init.ones_(module.weight)
+    side = FIXED_SIZE.get(name, 640)
+    if issubclass(adapter, OwlDetector):
+        tokenizer(config.text_config.vocab_size).save_pretrained(folder)
+        side = config.vision_config.image_size
+    else:
+        pass_some(model, len(known), adapter.has_no_object, side)
     model.save_pretrained(folder)
-    size = {"size": {"height": side, "width": side}} if name in FIXED_SIZE else {}
+    size = {"size": {"height": side, "width": side}} if name in (*FIXED_SIZE, "owlvit", "owlv2") else {}
     adapter.processor_class(**size).save_pretrained(folder)
+
+
+@torch.no_grad()
+def pass_some(model: Any, classes: int, has_no_object: bool, side: int) -> None:
+    """Shift the class heads so that a few queries of a random image pass."""
+    width = classes + has_no_object
+    heads = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == width]
+    if has_no_object:
+        for head in heads:  # one class must be more probable than all others together
+            head.weight.mul_(SPREAD_HEAD)
+    logits = model(torch.randn(1, 3, side, side)).logits[0]
+    margin = logits[:, :classes].amax(-1) - (logits[:, -1] if has_no_object else 0)
+    for head in heads:
+        if has_no_object:
+            head.bias[-1].add_(margin.quantile(1 - PASSING))
+        else:
+            head.bias.sub_(margin.quantile(1 - PASSING))
+
+
+def tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    """Whole words; the end token has the largest number, as CLIP's does."""
+    end = "<|endoftext|>"
+    words = dict.fromkeys(["<|startoftext|>", *(w for name in names().values() for w in name.split())])
+    known = {word: i + 1 for i, word in enumerate(words)} | {end: vocabulary - 1}
+    backend = Tokenizer(models.WordLevel(known, unk_token=end))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"<|startoftext|> $A {end}", special_tokens=[("<|startoftext|>", 1), (end, vocabulary - 1)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=end, unk_token=end)
 
 
 def write_lxmert(folder: Path, answers: int) -> None:

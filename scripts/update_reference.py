@@ -37,10 +37,9 @@ def measured_ap(reference: Path) -> str:
 
 def all_tables(reference: Path) -> str:
     """The tables of docs/results.md, as they lie in outputs/reference."""
-    parts = [
-        (reference / "tables" / f"{name}.md").read_text(encoding="utf-8")
-        for name in ("claims", "table1", "table2", "table3", "table4", "figure6")
-    ]
+    names = ["claims", "table1", "table2", "table3", "table4", "figure6"]
+    names += [n for n in ("leaderboard", "leaderboard_costs") if (reference / "tables" / f"{n}.md").is_file()]
+    parts = [(reference / "tables" / f"{name}.md").read_text(encoding="utf-8") for name in names]
     return "\n\n".join(part.strip() for part in parts)
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hetexp.attribution.attribute import build_methods
+from hetexp.attribution.method import Method
+from hetexp.attribution.registry import METHODS
+
 
 def distance(got: Tensor, want: Tensor) -> float:
     """Largest difference of any map [k, ...] over that map's largest value; NaN only where both are NaN."""
@@ -24,3 +28,13 @@ def tolerance(method: str, dtype: torch.dtype) -> float:
     if dtype == torch.float64:
         return 1e-9
     return 1e-3 if method == "grad_cam" else 1e-4  # the mean gradient cancels
+
+
+# Methods that not every model can be explained by, or that cost many passes; they have tests of their own.
+PARTICULAR = ("d_rise", "atman", "smooth_grad", "token_tm", "beyond_intuition", "integrated_gradients")
+
+
+def general_methods(*, sampled: bool = False) -> dict[str, Method]:
+    """The methods for every model; for one that samples its keys, those that need no queries and keys are left."""
+    left_out = (*PARTICULAR, "grad_eclip") if sampled else PARTICULAR
+    return build_methods(name for name in METHODS if name not in left_out)

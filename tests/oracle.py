@@ -347,10 +347,12 @@ def grad_cam(run: Run) -> dict[str, Tensor]:
 
 
 def rollout(run: Run) -> dict[str, Tensor]:
-    def product(stream: str, stop: int) -> Tensor:
-        """Rollout of a stream's self-attentions, those of the first `stop` fusion groups included."""
+    def product(stream: str, until: Seen | None) -> Tensor:
+        """Rollout of a stream's self-attentions, as far as they ran before a step."""
         out = run.eye(stream)
-        for step in [*run.encoder, *(s for g in run.fusion[:stop] for s in g)]:
+        for step in [*run.encoder, *(s for g in run.fusion for s in g)]:
+            if step is until:
+                break
             if step.query == step.key == stream:
                 mixed = step.map.mean(0) + run.eye(stream)
                 out = (mixed / mixed.sum(1, keepdim=True)) @ out
@@ -358,11 +360,10 @@ def rollout(run: Run) -> dict[str, Tensor]:
 
     def row(source: str) -> Tensor:
         if source == run.readout:
-            return product(source, len(run.fusion))[run.token]
+            return product(source, None)[run.token]
         step = last(run, source)
-        at = next(i for i, g in enumerate(run.fusion) if any(p is step for p in g))
-        reader = product(run.readout, at)[:, run.token] if step.query == run.readout else row(step.query)
-        return reader @ step.map.mean(0) @ product(source, at)
+        reader = product(run.readout, step)[:, run.token] if step.query == run.readout else row(step.query)
+        return reader @ step.map.mean(0) @ product(source, step)
 
     return without_own(run, {s: row(s) for s in run.sources})
 

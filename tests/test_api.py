@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compare import distance
+from compare import distance, general_methods
 from PIL import Image
 from tiny import picture, question, tiny_detr, tiny_lxmert
 
@@ -31,8 +31,9 @@ def test_public_names() -> None:
 
 def test_shapes_and_the_forms_of_an_argument() -> None:
     adapter = DetrAdapter(tiny_detr(0), score_threshold=0.0)
-    every = hetexp.explain(adapter, INPUTS, list(hetexp.METHODS))
-    assert set(every) == set(hetexp.METHODS)
+    methods = list(general_methods())
+    every = hetexp.explain(adapter, INPUTS, methods)
+    assert set(every) == set(methods)
     for method, found in every.items():
         assert found["image"].shape == (6, 4, 3), method
         assert bool(found["image"].isfinite().all()), method
@@ -42,7 +43,7 @@ def test_shapes_and_the_forms_of_an_argument() -> None:
     table = hetexp.explain(adapter, INPUTS, {"mine": hetexp.METHODS["ours_abs"].build()}, [Logit(query=2)])
     assert torch.equal(table["mine"]["image"], one["ours_abs"]["image"])
 
-    answered = hetexp.explain(LxmertAdapter(tiny_lxmert(0)), question(6, 5), list(hetexp.METHODS))
+    answered = hetexp.explain(LxmertAdapter(tiny_lxmert(0)), question(6, 5), methods)
     for streams in answered.values():
         assert {s: r.shape for s, r in streams.items()} == {"text": (1, 6), "image": (1, 5)}
 

@@ -147,5 +147,8 @@ def test_automatic() -> None:
     assert automatic("box", "bottom") == BoxSide("bottom")
     for name in NAMES:
         assert callable(automatic(name))
-    with pytest.raises(ConfigError, match=r"unknown target 'margin'.*logit, difference, ratio, relative_difference"):
+    with pytest.raises(
+        ConfigError,
+        match=r"unknown target 'margin'.*logit, probability, second, difference, ratio, relative_difference",
+    ):
         automatic("margin")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from pycocotools.coco import COCO
 
-from hetexp.experiments.detection.metrics import METRICS, ScoredImage
+from hetexp.experiments.detection.metrics import METRICS
+from hetexp.experiments.detection.scenes import ScoredImage
 
 
 class MaskShare:

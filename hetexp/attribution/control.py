@@ -22,14 +22,18 @@ class Random:
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Noise in [0, 1) for every stream with sources, [k, N] each."""
-        logits = trace.outputs["logits"].double().cpu().numpy().round(2) + 0.0  # no negative zero
         out = {}
         for source in trace.source_streams:
-            rows = []
-            for token in trace.tokens.tolist():
-                seed = zlib.crc32(f"{source}/{token}".encode(), zlib.crc32(logits.tobytes()))
-                generator = torch.Generator().manual_seed(seed)
-                rows.append(torch.rand(trace.sizes[source], generator=generator, dtype=torch.float64))
+            rows = [
+                torch.rand(trace.sizes[source], generator=generator_of(trace, source, token), dtype=torch.float64)
+                for token in trace.tokens.tolist()
+            ]
             noise = torch.stack(rows) if rows else torch.zeros(0, trace.sizes[source], dtype=torch.float64)
             out[source] = noise.to(next(trace.steps()).values)
         return out
+
+
+def generator_of(trace: AttentionTrace, stream: str, token: int) -> torch.Generator:
+    """Random numbers for one token's explanation over a stream, seeded by the item's rounded logits."""
+    logits = trace.outputs["logits"].double().cpu().numpy().round(2) + 0.0  # no negative zero
+    return torch.Generator().manual_seed(zlib.crc32(f"{stream}/{token}".encode(), zlib.crc32(logits.tobytes())))

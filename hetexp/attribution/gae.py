@@ -16,17 +16,22 @@ from hetexp.attribution.propagation import (
     MapOf,
     encoder_steps,
     normalised_rollout,
+    per_sum,
     readout_rows,
     rollout_increment,
     rollout_row_sums,
 )
+from hetexp.attribution.reading import Reading
+from hetexp.errors import ConfigError
 from hetexp.models.trace import AttentionStep, AttentionTrace
+
+ZERO_ROWS = ("drop", "identity")
 
 Matrices = dict[tuple[str, str], Tensor]  # R[X, Y] [k, N_X, N_Y]
 
 
 @dataclass(frozen=True)
-class Gae:
+class Gae(Reading):
     """R_XX starts at I, R_XY at 0.
 
     Self-attention on X: R_XX += A R_XX; R_XY += A R_XY. X attends Y: R_XY += N(R_XX)^T A N(R_YY) and
@@ -47,18 +52,26 @@ class Gae:
 
     Args:
         normalise: False leaves N out.
+        outer: False leaves the factor N(R_XX)^T out; without both, what is left is Ours with correction "pos".
+        zero_rows: "drop" treats a zero row of R - I as the reference does; "identity" keeps its row of I.
+        y_unit, row_sum, heads, encoder_weight, encoder_layers: as in `Reading`.
     """
 
     normalise: bool = True
+    outer: bool = True
+    zero_rows: str = "drop"
     corrections: ClassVar[tuple[str, ...]] = ("pos",)
     features: ClassVar[tuple[str, ...]] = ()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.zero_rows not in ZERO_ROWS:
+            raise ConfigError(f"unknown zero_rows {self.zero_rows!r}: choose one of {', '.join(ZERO_ROWS)}")
+
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every stream with sources for the explained tokens, [k, N] each."""
-
-        def map_of(step: AttentionStep) -> Map:
-            return maps(step, "pos")
-
+        trace = self.cut(trace)
+        map_of = self.maps_of(trace, maps, "pos")
         moved = {step.query for group in trace.fusion for step in group}
         alone = {s for s in trace.readouts if all(step.is_self for step in trace.steps() if step.query == s)}
         fixed = set(trace.sizes) - moved - alone
@@ -99,7 +112,8 @@ class Gae:
             return matrix
         eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
         extra = matrix - eye
-        return extra / extra.sum(-1, keepdim=True) + eye
+        sums = extra.sum(-1, keepdim=True)
+        return (per_sum(extra, sums) if self.zero_rows == "identity" else extra / sums) + eye
 
     def _cross(
         self,
@@ -113,7 +127,7 @@ class Gae:
     ) -> None:
         x, y = step.query, step.key
         own = self._normalised(before[x, x]) if x in mixing else before[x, x]
-        added = attention.under(own.transpose(1, 2))
+        added = attention.under(own.transpose(1, 2)) if self.outer else attention.dense()
         if y in undefined:
             added = torch.where(undefined[y][:, None, None], torch.nan, added)
         else:
@@ -129,7 +143,7 @@ class Gae:
         """Targets [k] whose N(R_YY) has a 0 / 0 row. A token that attends nothing by design keeps its row of I."""
         like = next(trace.steps()).values.new_zeros(trace.n_targets, trace.sizes[stream])
         steps = encoder_steps(trace, stream)
-        if not self.normalise or not steps:
+        if not self.normalise or self.zero_rows == "identity" or not steps:
             return torch.zeros(trace.n_targets, dtype=torch.bool, device=like.device)
         return ((rollout_row_sums(steps, map_of, like) == 0) & _attending(steps, trace.sizes[stream])).any(1)
 

@@ -53,7 +53,22 @@ def features_of(trace: AttentionTrace, name: str) -> dict[str, Features]:
     if trace.deferred is None:
         return dict(trace.features[name])
     parts = [trace.slice(j, j + 1).features[name] for j in range(trace.n_targets)]
-    return {s: replace(f, gradient=torch.cat([p[s].gradient for p in parts])) for s, f in trace.features[name].items()}
+    if trace.alternatives is None or not parts:
+        return {
+            s: replace(f, gradient=torch.cat([p[s].gradient for p in parts])) for s, f in trace.features[name].items()
+        }
+    return {
+        s: Features(
+            torch.stack([_longer(p[s].activation, n) for p in parts]),
+            torch.cat([_longer(p[s].gradient, n) for p in parts]),
+        )
+        for s, n in trace.sizes.items()
+    }
+
+
+def _longer(tokens: Tensor, n: int) -> Tensor:
+    """Tokens [..., N, channels] with zeros behind them [..., n, channels]."""
+    return torch.nn.functional.pad(tokens, (0, 0, 0, n - tokens.shape[-2]))
 
 
 def with_features(trace: AttentionTrace, name: str, features: Mapping[str, Features]) -> AttentionTrace:

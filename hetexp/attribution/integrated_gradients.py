@@ -14,6 +14,7 @@ from hetexp.attribution.corrections import CorrectedMaps
 from hetexp.attribution.input_gradient import contributions, features_of, with_features
 from hetexp.attribution.passes import Operations, Pass, changed_features, passed, settled, values_of
 from hetexp.errors import ConfigError
+from hetexp.models.observe import default_feature
 from hetexp.models.protocols import Adapter
 from hetexp.models.trace import AttentionTrace, Features
 
@@ -57,7 +58,7 @@ class PathPass:
             with attached, changed_features(adapter, "integrated_gradients", scaled) as name:
                 return adapter.trace(inputs, targets if place else [[] for _ in targets], features=[name])
 
-        name = adapter.feature_names[0]
+        name = default_feature(adapter.feature_names)
         totals: list[dict[str, Features]] = []
         for x, weight in zip(*np.polynomial.legendre.leggauss(self.steps), strict=True):
             t = float(x + 1) / 2

@@ -17,6 +17,7 @@ from hetexp.attribution.passes import Pass, passed, settled
 from hetexp.attribution.propagation import readout_rows, rollout_increment
 from hetexp.attribution.relevance_rules import Rules, attend, ratio
 from hetexp.errors import ConfigError
+from hetexp.models.observe import default_feature
 from hetexp.models.protocols import Adapter
 from hetexp.models.trace import AttentionStep, AttentionTrace
 
@@ -39,7 +40,7 @@ class RelevancePass:
                 "choose another method"
             )
         # relevance is shared between a layer's two branches, so the graph must reach back to what both begin with
-        first = adapter.feature_names[0]
+        first = default_feature(adapter.feature_names)
         rules = Rules(adapter.name, balance=not any(trace.has_co_attention for trace in traces))
         with rules.of(adapter.model, attend):
             found = adapter.trace(inputs, [settled(trace) for trace in traces], features=[first])
@@ -53,7 +54,9 @@ PASS = RelevancePass()
 class PartialLrp:
     """Head mean of the LRP map of the last attention from the explained token to each source.
 
-    GAE's code scales it to 0..1 over the whole map, which neither an order nor a threshold of Otsu's notices.
+    A source that it does not attend gets the sum over all rows of the map of the last attention to it: every token
+    there hands on the relevance that has reached it. GAE's code scales the map to 0..1 as a whole, which neither an
+    order nor a threshold of Otsu's notices.
     """
 
     corrections: ClassVar[tuple[str, ...]] = ()
@@ -68,7 +71,8 @@ class PartialLrp:
             step = last_step(relevance, stream)
             share = _share(step)
             mean = torch.einsum("khqd,hnd,hqn->kqn", share, step.values, step.probabilities) / len(step.values)
-            out[stream] = placed(step, DenseMap(mean), trace.sizes).apply(start[step.query])
+            rows = start[step.query] if step.query in trace.readouts else torch.ones_like(start[step.query])
+            out[stream] = placed(step, DenseMap(mean), trace.sizes).apply(rows)
         return out
 
 
@@ -77,7 +81,8 @@ class TransformerAttribution:
     """LRP maps with the gradient, C = E_h[max(G_h * LRP_h, 0)] (Chefer, Gur and Wolf, CVPR 2021).
 
     The explained token's own stream: rows of the rollout (I + C_L) ... (I + C_1) of its self-attention. Another
-    stream: the row of the last attention to it.
+    stream: the row of the last attention to it. A source that the explained token does not attend gets what the stream
+    between passes on: that stream's relevance times the map of its last attention to the source.
     """
 
     corrections: ClassVar[tuple[str, ...]] = ("pos",)  # its maps take as much memory
@@ -87,15 +92,15 @@ class TransformerAttribution:
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every stream with sources for the explained tokens, [k, N] each."""
         start, map_of = readout_rows(trace), LrpMaps(trace).of
-        out = {}
-        for stream in trace.source_streams:
+
+        def relevance(stream: str) -> Tensor:
             if stream in trace.readouts:
                 own = [step for step in trace.steps() if step.is_self and step.query == stream]
-                out[stream] = start[stream] + rollout_increment(start[stream], own, map_of)
-            else:
-                step = last_step(trace, stream)
-                out[stream] = map_of(step).apply(start[step.query])
-        return out
+                return start[stream] + rollout_increment(start[stream], own, map_of)
+            step = last_step(trace, stream)
+            return map_of(step).apply(start[step.query] if step.query in trace.readouts else relevance(step.query))
+
+        return {stream: relevance(stream) for stream in trace.source_streams}
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,10 @@ class Map(ABC):
         """A 1: [k, Nq], or [1, Nq] of one matrix for all targets."""
 
     @abstractmethod
+    def scaled(self, factors: Tensor) -> Map:
+        """The map with every row times a factor of its own, [k, Nq] or what broadcasts to it."""
+
+    @abstractmethod
     def change(self, function: Callable[[Tensor], Tensor]) -> Map:
         """The map with a function of every entry; it must give 0 for 0, and A itself stays as it is."""
 
@@ -64,6 +68,9 @@ class DenseMap(Map):
     def row_sums(self) -> Tensor:
         sums = self.tensor.sum(-1)
         return sums if self.tensor.ndim == 3 else sums[None]
+
+    def scaled(self, factors: Tensor) -> Map:
+        return DenseMap(self.dense() * factors[..., None])
 
     def change(self, function: Callable[[Tensor], Tensor]) -> Map:
         return DenseMap(function(self.tensor))
@@ -115,6 +122,9 @@ class SparseMap(Map):
 
     def row_sums(self) -> Tensor:
         return self.entries.sum(-1)
+
+    def scaled(self, factors: Tensor) -> Map:
+        return replace(self, entries=self.entries * factors[..., None])
 
     def change(self, function: Callable[[Tensor], Tensor]) -> Map:
         row = torch.arange(len(self.keys), device=self.keys.device)[:, None] * self.n_key
@@ -184,6 +194,10 @@ class PlacedMap(Map):
         out[:, self.query_index] = sums
         return out
 
+    def scaled(self, factors: Tensor) -> Map:
+        inner = factors if factors.shape[-1] == 1 else factors[..., self.query_index]
+        return replace(self, inner=self.inner.scaled(inner))
+
     def change(self, function: Callable[[Tensor], Tensor]) -> Map:
         return replace(self, inner=self.inner.change(function))
 
@@ -192,6 +206,35 @@ class PlacedMap(Map):
         out = inner.new_zeros(len(inner), self.n_query, self.n_key)
         out[:, self.query_index[:, None], self.key_index] = inner
         return out
+
+
+@dataclass(frozen=True)
+class PlusIdentity(Map):
+    """A square map with the identity added, I + A."""
+
+    inner: Map
+
+    def apply(self, rows: Tensor) -> Tensor:
+        return rows + self.inner.apply(rows)
+
+    def under(self, matrix: Tensor) -> Tensor:
+        return matrix + self.inner.under(matrix)
+
+    def times(self, matrix: Tensor) -> Tensor:
+        return matrix + self.inner.times(matrix)
+
+    def row_sums(self) -> Tensor:
+        return 1 + self.inner.row_sums()
+
+    def scaled(self, factors: Tensor) -> Map:
+        return DenseMap(self.dense()).scaled(factors)
+
+    def change(self, function: Callable[[Tensor], Tensor]) -> Map:
+        return DenseMap(function(self.dense()))
+
+    def dense(self) -> Tensor:
+        inner = self.inner.dense()
+        return inner + torch.eye(inner.shape[-1], dtype=inner.dtype, device=inner.device)
 
 
 def placed(step: AttentionStep, inner: Map, sizes: Mapping[str, int]) -> Map:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from hetexp.errors import ConfigError, InputError
 from hetexp.models.attention import Core, attending_by
-from hetexp.models.observe import hooked
+from hetexp.models.observe import default_feature, hooked
 from hetexp.models.protocols import Adapter
 from hetexp.models.trace import AttentionTrace, Target, reads_box
 
@@ -157,7 +157,7 @@ def changed_features(adapter: Adapter, method: str, change: Callable[[Tensor, in
     Raises:
         ConfigError: for a model that does not say which modules make them.
     """
-    name = adapter.feature_names[0]
+    name = default_feature(adapter.feature_names)
     offered: Callable[[], Mapping[str, Sequence[nn.Module]]] = getattr(adapter, "feature_modules", dict)
     modules = offered().get(name)
     if modules is None:

@@ -6,9 +6,14 @@ A record names its class instead of importing it, so that tables and figures are
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from hetexp.errors import ConfigError
 from hetexp.paths import import_from
@@ -68,6 +73,8 @@ class MethodRecord:
         return self.implementation_class(**(values | dict(changes or {})))
 
 
+VARIANT = re.compile(r"(?P<base>[^()]+)\((?P<changes>.+)\)")  # a method's name with changed parameters
+
 _OURS = "Cui, Fan and Chen 2026, doi:10.48550/arXiv.2605.27458"
 _GAE = "Chefer, Gur and Wolf, ICCV 2021, doi:10.48550/arXiv.2103.15679"
 _OURS_CLASS = "hetexp.attribution.ours:Ours"
@@ -107,6 +114,15 @@ METHODS: dict[str, MethodRecord] = {
             marker="P",
         ),
         MethodRecord(
+            "unit_free",
+            "Unit-free (ours, not the paper's)",
+            _OURS_CLASS,
+            "this project; not in the paper",
+            {"correction": "abs", "row_sum": 0.05},
+            colour="#5E3C99",
+            marker="8",
+        ),
+        MethodRecord(
             "raw_attention",
             "Raw attention",
             "hetexp.attribution.attention:RawAttention",
@@ -129,6 +145,14 @@ METHODS: dict[str, MethodRecord] = {
             "Selvaraju et al., ICCV 2017, doi:10.1109/ICCV.2017.74",
             colour="#9467BD",
             marker="*",
+        ),
+        MethodRecord(
+            "homologous",
+            "Homologous part",
+            "hetexp.attribution.homologous:Homologous",
+            _OURS,
+            colour="#66A61E",
+            marker="$H$",
         ),
         MethodRecord(
             "mean_attention",
@@ -211,6 +235,63 @@ METHODS: dict[str, MethodRecord] = {
             marker="$L$",
         ),
         MethodRecord(
+            "smooth_grad",
+            "SmoothGrad",
+            "hetexp.attribution.smooth_grad:SmoothGrad",
+            "Smilkov et al. 2017, doi:10.48550/arXiv.1706.03825",
+            colour="#6B8E23",
+            marker="$S$",
+        ),
+        MethodRecord(
+            "grad_eclip",
+            "Grad-ECLIP",
+            "hetexp.attribution.grad_eclip:GradEclip",
+            "Zhao et al., ICML 2024, doi:10.48550/arXiv.2502.18816",
+            colour="#8A2BE2",
+            marker="$E$",
+        ),
+        MethodRecord(
+            "token_tm",
+            "TokenTM",
+            "hetexp.attribution.token_tm:TokenTM",
+            "Wu et al., CVPR 2024, doi:10.48550/arXiv.2403.14552",
+            colour="#9C6B30",
+            marker="$T$",
+        ),
+        MethodRecord(
+            "legrad",
+            "LeGrad",
+            "hetexp.attribution.legrad:LeGrad",
+            "Bousselham et al., ICCV 2025, doi:10.48550/arXiv.2404.03214",
+            colour="#20603D",
+            marker="$G$",
+        ),
+        MethodRecord(
+            "beyond_intuition",
+            "Beyond Intuition",
+            "hetexp.attribution.beyond_intuition:BeyondIntuition",
+            "Chen et al., TMLR 2023, https://openreview.net/forum?id=rm0zIzlhcX",
+            colour="#A0305A",
+            marker="$B$",
+        ),
+        MethodRecord(
+            "d_rise",
+            "D-RISE",
+            "hetexp.attribution.d_rise:DRise",
+            "Petsiuk et al., CVPR 2021, doi:10.1109/CVPR46437.2021.01128",
+            colour="#555555",
+            marker="$D$",
+        ),
+        MethodRecord(
+            "atman",
+            "AtMan",
+            "hetexp.attribution.atman:AtMan",
+            "cf. Deiseroth et al., NeurIPS 2023, doi:10.48550/arXiv.2301.08110",
+            signed=True,
+            colour="#00688B",
+            marker="$A$",
+        ),
+        MethodRecord(
             "random",
             "Random (control)",
             "hetexp.attribution.control:Random",
@@ -242,6 +323,25 @@ def get_method(name: str) -> MethodRecord:
     if name not in METHODS:
         raise ConfigError(f"unknown method {name!r}. Available methods: {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def parse_name(name: str) -> tuple[str, dict[str, Any]]:
+    """Record's name and changed parameters behind a name as `variant_of` prints it.
+
+    "ours_pos(y_unit=10,heads=first_half)" is ours_pos with two parameters changed.
+
+    Raises:
+        ConfigError: for an unknown record, and changes that do not read parameter=value.
+    """
+    variant = VARIANT.fullmatch(name)
+    if variant is None:
+        return get_method(name).name, {}
+    try:
+        changes = OmegaConf.to_container(OmegaConf.from_dotlist(variant["changes"].split(",")))
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise ConfigError(f"method {name!r} is no name with changes, e.g. ours_pos(y_unit=10): {error}") from error
+    assert isinstance(changes, dict)
+    return get_method(variant["base"]).name, {str(key): value for key, value in changes.items()}
 
 
 def variant_of(record: MethodRecord, changes: Mapping[str, Any]) -> tuple[MethodRecord, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -30,18 +31,21 @@ class ValueWeightedGae:
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every stream with sources for the explained tokens, [k, N] each."""
-
-        def weighted(groups: tuple[Group, ...]) -> tuple[Group, ...]:
-            return tuple(tuple(_weighted(step) for step in group) for group in groups)
-
-        other = replace(trace, encoder=weighted(trace.encoder), fusion=weighted(trace.fusion))
+        other = weighted(trace, lambda step: step.values.norm(dim=-1))
         return Gae(self.normalise)(other, CorrectedMaps(Gae.corrections, trace.sizes))
 
 
-def _weighted(step: AttentionStep) -> AttentionStep:
-    """The step with every entry of its map times the norm of the value that it belongs to."""
-    norms = step.values.norm(dim=-1)  # [heads, Nk]
-    if step.indices is None:
-        return replace(step, probabilities=step.probabilities * norms[:, None])
-    of_entries = norms.gather(1, step.indices.flatten(1)).view(step.indices.shape)
-    return replace(step, probabilities=step.probabilities * of_entries)
+def weighted(trace: AttentionTrace, of_keys: Callable[[AttentionStep], Tensor]) -> AttentionTrace:
+    """The trace with every map's columns times numbers of its own per head and key [heads, Nk]."""
+
+    def one(step: AttentionStep) -> AttentionStep:
+        weights = of_keys(step)
+        if step.indices is None:
+            return replace(step, probabilities=step.probabilities * weights[:, None])
+        of_entries = weights.gather(1, step.indices.flatten(1)).view(step.indices.shape)
+        return replace(step, probabilities=step.probabilities * of_entries)
+
+    def groups(several: tuple[Group, ...]) -> tuple[Group, ...]:
+        return tuple(tuple(one(step) for step in group) for group in several)
+
+    return replace(trace, encoder=groups(trace.encoder), fusion=groups(trace.fusion))

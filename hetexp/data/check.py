@@ -48,6 +48,8 @@ def check_dataset(data: Mapping[str, Any], *, limit: int | None = None, seed: in
         return DataReport("no item could be read", [str(error)])
     if fitting.kind == "detection":
         return _images(opened)
+    if fitting.kind == "text":
+        return DataReport(f"{len(opened.sentences)} sentences")
     return _questions(opened, data)
 
 
@@ -70,7 +72,8 @@ def _questions(data: VqaData, files: Mapping[str, Any]) -> DataReport:
     problems = []
     for img_id in dict.fromkeys(question.img_id for question in data.questions):
         try:
-            data.regions.regions(img_id)
+            if data.regions is not None:
+                data.regions.regions(img_id)
         except ItemError as error:
             problems.append(str(error))
     problems += _deciding_objects(data, files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -39,3 +40,22 @@ def short(value: Any, most: int = 60) -> str:
     """A value as a message shows it."""
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        DataError: if the file is missing, unreadable, no JSON, or holds something else than a `kind`.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist: check the path, or download the data") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not valid JSON ({error}): it may be cut short, fetch it again") from error
+    if not isinstance(content, kind):
+        raise DataError(f"{path} holds a {type(content).__name__}, expected a {kind.__name__}")
+    return content

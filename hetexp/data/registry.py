@@ -1,7 +1,7 @@
 """Dataset formats by name. A new one is a file with an opener and a line in DATASETS.
 
-An opener is called as ``opener(data, *, limit, seed)`` with the `data` configuration; it returns a DetectionData or a
-VqaData, after the format's kind. It is imported when it is first needed.
+An opener is called as ``opener(data, *, limit, seed)`` with the `data` configuration; it returns a DetectionData, a
+VqaData or a SentenceData, after the format's kind. It is imported when it is first needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hetexp.data.coco import SceneItem
 
-Kind = Literal["detection", "vqa"]
+Kind = Literal["detection", "vqa", "text"]
 
 
 class DetectionData(Protocol):
@@ -66,7 +66,7 @@ class DatasetFormat:
     """One dataset format.
 
     Attributes:
-        kind: "detection" (opens a DetectionData) or "vqa" (opens a VqaData).
+        kind: "detection" (opens a DetectionData), "vqa" (opens a VqaData) or "text" (opens a SentenceData).
         opener: ``module:function``.
         about: what is read, in a line.
     """
@@ -84,7 +84,7 @@ class DatasetFormat:
             seed: of whatever the format draws at random.
 
         Returns:
-            DetectionData or VqaData, after `kind`.
+            DetectionData, VqaData or SentenceData, after `kind`.
 
         Raises:
             DataError: if the data are missing, damaged or not of this format.
@@ -96,6 +96,7 @@ class DatasetFormat:
 DATASETS: dict[str, DatasetFormat] = {
     "coco": DatasetFormat("detection", "hetexp.data.coco:open_coco", "images and annotations in COCO's format"),
     "lxmert": DatasetFormat("vqa", "hetexp.data.vqa_dataset:open_vqa", "LXMERT-form questions and region features"),
+    "sentences": DatasetFormat("text", "hetexp.data.sentences:open_sentences", "texts, and what was written from them"),
 }
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hetexp.data.problems import DamagedFile, is_text
+from hetexp.data.problems import DamagedFile, is_text, read_json
 from hetexp.data.question_records import REQUIRED, problems_of
 from hetexp.errors import DataError
 from hetexp.files import atomic_write
@@ -58,7 +58,7 @@ def read_questions(paths: str | Path | Sequence[str | Path]) -> list[Question]:
     files = [paths] if isinstance(paths, str | Path) else list(paths)
     questions: list[Question] = []
     for file in files:
-        content = _read_json(Path(file), list)
+        content = read_json(Path(file), list)
         problems = problems_of(content)
         if problems:
             raise DamagedFile(file, problems)
@@ -97,7 +97,7 @@ def read_answers(path: str | Path) -> list[str]:
     Raises:
         DataError: if the file is missing or no list of distinct texts.
     """
-    answers = _read_json(Path(path), list)
+    answers = read_json(Path(path), list)
     wrong = [answer for answer in answers if not is_text(answer)]
     if wrong or len(set(answers)) != len(answers) or not answers:
         raise DataError(f"{path} must be a list of distinct answers (texts), position = answer index")
@@ -143,8 +143,8 @@ def from_vqa_v2(
     Raises:
         DataError: if a question has no annotation or a file is not in VQA v2's format.
     """
-    asked = _part(_read_json(Path(questions_file), dict), "questions", questions_file)
-    annotated = _part(_read_json(Path(annotations_file), dict), "annotations", annotations_file)
+    asked = _part(read_json(Path(questions_file), dict), "questions", questions_file)
+    annotated = _part(read_json(Path(annotations_file), dict), "annotations", annotations_file)
     try:
         by_id = {annotation["question_id"]: annotation for annotation in annotated}
         missing = [question["question_id"] for question in asked if question["question_id"] not in by_id]
@@ -261,17 +261,3 @@ def _part(content: dict[str, Any], key: str, path: str | Path) -> list[Any]:
     if not isinstance(part, list):
         raise DataError(f"{path} lacks the list '{key}' of VQA v2's format; it has {', '.join(content)}")
     return part
-
-
-def _read_json(path: Path, kind: type) -> Any:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: check the path, or download the data") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON ({error}): it may be cut short, fetch it again") from error
-    if not isinstance(content, kind):
-        raise DataError(f"{path} holds a {type(content).__name__}, expected a {kind.__name__}")
-    return content

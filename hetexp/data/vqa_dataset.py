@@ -20,13 +20,13 @@ class VqaData:
         questions: those of the experiment, in its order.
         answers: the vocabulary; position = the model's answer index.
         regions: features and boxes by `Question.img_id`; an image without sound regions raises ItemError when asked
-            for, and an experiment records and leaves out its questions.
+            for, and an experiment records and leaves out its questions. None for data that have images alone.
         digest: SHA-256 of the question file, as hex.
     """
 
     questions: list[Question]
     answers: list[str]
-    regions: RegionStore
+    regions: RegionStore | None
     digest: str
 
 
@@ -34,8 +34,8 @@ def open_vqa(data: Mapping[str, Any], *, limit: int | None, seed: int) -> VqaDat
     """LXMERT-form questions, its answer list and region features as a `data` configuration describes them.
 
     Args:
-        data: `root`, and relative to it `questions`, `answers` and `regions` (files); `draw`, the number of questions
-            drawn at random, None for all in file order.
+        data: `root`, and relative to it `questions`, `answers` and `regions` (files; `regions` may be None); `draw`,
+            the number of questions drawn at random, None for all in file order.
         limit: how many of these to take; None for all.
         seed: of the draw.
 
@@ -45,4 +45,5 @@ def open_vqa(data: Mapping[str, Any], *, limit: int | None, seed: int) -> VqaDat
     root = Path(data["root"])
     answers = read_answers(root / data["answers"])
     questions = draw(read_questions(root / data["questions"]), data["draw"], seed)[:limit]
-    return VqaData(questions, answers, open_regions(root / data["regions"]), file_hash(root / data["questions"]))
+    regions = None if data["regions"] is None else open_regions(root / data["regions"])
+    return VqaData(questions, answers, regions, file_hash(root / data["questions"]))

@@ -1,10 +1,10 @@
-"""COCO's metrics with free IoU thresholds, matched and accumulated by pycocotools' own COCOeval (nothing printed)."""
+"""COCO's metrics with free IoU thresholds of detections that come one by one: the numbers of pycocotools' COCOeval."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,19 +12,17 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from hetexp.errors import InputError
-from hetexp.evaluation.cocoeval import Accumulated, Block, accumulate, as_coco, match, mean_metrics
-from hetexp.evaluation.matches import AREAS, Matches
+from hetexp.evaluation.accumulate import accumulate
+from hetexp.evaluation.matches import Matches
+from hetexp.evaluation.matching import Detections, Objects, match
 
 SEGM_THRESHOLDS = tuple(round(0.20 + 0.05 * i, 2) for i in range(16))  # the paper's (Section 5.1): 0.20:0.05:0.95
 BOX_THRESHOLDS = tuple(round(0.50 + 0.05 * i, 2) for i in range(10))  # COCO's own: 0.50:0.05:0.95
-
-_BLOCK = 250  # images that pycocotools holds records of at a time
 
 
 class CocoScorer(ABC):
     """COCO's metrics of detections that come one by one, kept in a fraction of the room of pycocotools' records."""
 
-    kind: ClassVar[str]  # pycocotools' name of the task
     form_key: ClassVar[str]  # where a detection holds its mask or box
 
     def __init__(self, coco_gt: COCO, image_ids: Iterable[int], iou_thresholds: Sequence[float]) -> None:
@@ -43,7 +41,7 @@ class CocoScorer(ABC):
         self.thresholds = _checked_thresholds(iou_thresholds)
         self._wanted = set(self.image_ids)
         self._number = 0  # of the last detection
-        self._found: dict[int, dict[int, list[tuple[int, float, Any]]]] = {}  # by category, image: number, score, form
+        self._found: list[tuple[int, int, float, Any]] = []  # image, category, score, form
         self._evaluated: tuple[dict[str, float | None], Matches] | None = None  # of the detections so far
 
     def add(self, detection: Mapping[str, Any]) -> None:
@@ -77,7 +75,7 @@ class CocoScorer(ABC):
         if not math.isfinite(score):
             raise InputError(f"detection {self._number} on image {image} has score {score}")
         form = self._compact(detection[self.form_key], self.coco_gt.imgs[image])
-        self._found.setdefault(category, {}).setdefault(image, []).append((self._number, float(score), form))
+        self._found.append((image, category, float(score), form))
 
     def metrics(self) -> dict[str, float | None]:
         """COCO's metrics of all detections so far.
@@ -94,64 +92,39 @@ class CocoScorer(ABC):
 
     def _evaluate(self) -> tuple[dict[str, float | None], Matches]:
         if self._evaluated is None:
-            ground_truth: dict[int, dict[int, list[dict[str, Any]]]] = {}  # by category and image
-            for image in self.image_ids:
-                for annotation in self.coco_gt.imgToAnns.get(image, ()):
-                    ground_truth.setdefault(annotation["category_id"], {}).setdefault(image, []).append(annotation)
-            # One category at a time, or pycocotools' records would grow to hundreds of megabytes. Categories without
-            # ground truth never count (COCO's -1): leaving them out changes no number and saves most of the time.
-            counted: list[Accumulated] = []
-            blocks: list[tuple[int, Block]] = []
-            for category in sorted(ground_truth):
-                of_category = self._matched_blocks(category, ground_truth[category])
-                counted.append(accumulate([b.of_area for b in of_category], self.kind, self.thresholds))
-                blocks += [(category, block) for block in of_category]
-            self._evaluated = mean_metrics(counted, self.thresholds), self._joined(blocks)
+            objects = Objects.of(self.coco_gt, self.image_ids)
+            matches = match(objects, self._detections(objects), self.thresholds)
+            self._evaluated = accumulate(matches)[0], matches[0]
         return self._evaluated
 
-    def _matched_blocks(self, category: int, annotations: dict[int, list[dict[str, Any]]]) -> list[Block]:
-        """What COCOeval finds of one category at most 100 detections per image, some images at a time."""
-        records = self._found.get(category, {})
-        images = sorted(annotations.keys() | records.keys())  # others know nothing of the category
-        blocks = []
-        for start in range(0, len(images), _BLOCK):
-            block = images[start : start + _BLOCK]
-            made = [
-                # without other keys: pycocotools would take areas from the box of a mask that has one
-                {"id": n, "image_id": i, "category_id": category, "score": score, "iscrowd": 0}
-                | self._expand(form, self.coco_gt.imgs[i])
-                for i in block
-                for n, score, form in records.get(i, ())
-            ]
-            # COCOeval writes into the annotations
-            copies = [dict(annotation) for i in block for annotation in annotations.get(i, ())]
-            known, given = (as_coco(self.coco_gt, block, category, part) for part in (copies, made))
-            blocks.append(match(known, given, self.kind, self.thresholds))
-        return blocks
-
-    def _joined(self, blocks: list[tuple[int, Block]]) -> Matches:
-        """The matches of all categories."""
-
-        def along(pick: Callable[[Block], np.ndarray], empty: tuple[int, ...], kind: Any) -> np.ndarray:
-            parts = [pick(block) for _, block in blocks]
-            return np.concatenate(parts, axis=-1).astype(kind) if parts else np.zeros(empty, kind)
-
-        def by_area(key: str) -> Callable[[Block], np.ndarray]:
-            return lambda block: np.stack([area[key] for area in block.of_area])
-
-        of_all, shape = np.array(self.image_ids, dtype=np.int64), (len(AREAS), len(self.thresholds), 0)
-        categories = [category for category, _ in blocks]
-        return Matches(
-            images=of_all,
-            thresholds=self.thresholds,
-            image=np.searchsorted(of_all, along(lambda b: b.images, (0,), np.int64)),
-            category=np.repeat(np.array(categories, dtype=np.int64), [len(b.images) for _, b in blocks]),
-            score=along(lambda b: b.of_area[0]["dtScores"], (0,), np.float64),
-            matched=along(by_area("dtMatches"), shape, np.bool_),
-            ignored=along(by_area("dtIgnore"), shape, np.bool_),
-            object_image=np.searchsorted(of_all, along(lambda b: b.object_images, (0,), np.int64)),
-            object_category=np.repeat(np.array(categories, dtype=np.int64), [len(b.object_images) for _, b in blocks]),
-            object_ignored=along(lambda b: b.object_ignored, (len(AREAS), 0), np.bool_),
+    def _detections(self, objects: Objects) -> Detections:
+        of_group: dict[tuple[int, int], list[int]] = {}
+        for number, key in enumerate(zip(objects.image.tolist(), objects.category.tolist(), strict=True)):
+            of_group.setdefault(key, []).append(number)
+        place = {image: number for number, image in enumerate(self.image_ids)}
+        keys = [(place[image], category) for image, category, _, _ in self._found]
+        sizes = np.array([len(of_group.get(key, ())) for key in keys], dtype=np.int64)
+        first = sizes.cumsum() - sizes
+        iou, area = np.zeros(int(sizes.sum())), np.zeros(len(keys))
+        rows: dict[tuple[int, int], list[int]] = {}
+        for row, key in enumerate(keys):
+            rows.setdefault(key, []).append(row)
+        for key, found in rows.items():
+            image = self.coco_gt.imgs[self.image_ids[key[0]]]
+            forms = [self._expand(self._found[row][3], image) for row in found]
+            area[found] = [self._area(form) for form in forms]
+            known = [objects.annotations[number] for number in of_group.get(key, ())]
+            if known:
+                crowd = [int(annotation.get("iscrowd", 0)) for annotation in known]
+                theirs = [self._object(annotation) for annotation in known]
+                iou[first[found][:, None] + np.arange(len(known))] = rle.iou(forms, theirs, crowd)
+        return Detections(
+            image=np.array([image for image, _ in keys], dtype=np.int64),
+            category=np.array([category for _, category in keys], dtype=np.int64),
+            score=np.array([score for _, _, score, _ in self._found], dtype=np.float64),
+            area=area[None],
+            iou=iou[None],
+            first=first,
         )
 
     @abstractmethod
@@ -159,8 +132,16 @@ class CocoScorer(ABC):
         """What is kept of a detection's mask or box on an image, checked."""
 
     @abstractmethod
-    def _expand(self, form: Any, image: dict[str, Any]) -> dict[str, Any]:
-        """What pycocotools asks of a detection's mask or box, from what was kept."""
+    def _expand(self, form: Any, image: dict[str, Any]) -> Any:
+        """A detection's mask or box as pycocotools takes it, from what was kept."""
+
+    @abstractmethod
+    def _object(self, annotation: Mapping[str, Any]) -> Any:
+        """An object's mask or box as pycocotools takes it."""
+
+    @abstractmethod
+    def _area(self, form: Any) -> float:
+        """Pixels of a mask or box."""
 
 
 class SegmentationScorer(CocoScorer):
@@ -169,7 +150,7 @@ class SegmentationScorer(CocoScorer):
     A detection's ``segmentation`` is a run-length encoding of the original image's size; an empty mask is a valid one.
     """
 
-    kind, form_key = "segm", "segmentation"
+    form_key = "segmentation"
 
     def __init__(
         self, coco_gt: COCO, image_ids: Iterable[int], iou_thresholds: Sequence[float] = SEGM_THRESHOLDS
@@ -186,14 +167,19 @@ class SegmentationScorer(CocoScorer):
         return form["counts"]
 
     def _expand(self, form: Any, image: dict[str, Any]) -> dict[str, Any]:
-        code = {"size": [image["height"], image["width"]], "counts": form}
-        return {"segmentation": code, "area": float(rle.area(code))}
+        return {"size": [image["height"], image["width"]], "counts": form}
+
+    def _object(self, annotation: Mapping[str, Any]) -> Any:
+        return self.coco_gt.annToRLE(annotation)
+
+    def _area(self, form: Any) -> float:
+        return float(rle.area(form))
 
 
 class BoxScorer(CocoScorer):
     """COCO's metrics of boxes; a detection's ``bbox`` is [x, y, width, height] in pixels."""
 
-    kind, form_key = "bbox", "bbox"
+    form_key = "bbox"
 
     def __init__(
         self, coco_gt: COCO, image_ids: Iterable[int], iou_thresholds: Sequence[float] = BOX_THRESHOLDS
@@ -209,8 +195,14 @@ class BoxScorer(CocoScorer):
             )
         return box
 
-    def _expand(self, form: list[float], image: dict[str, Any]) -> dict[str, Any]:
-        return {"bbox": form, "area": form[2] * form[3]}
+    def _expand(self, form: list[float], image: dict[str, Any]) -> list[float]:
+        return form
+
+    def _object(self, annotation: Mapping[str, Any]) -> Any:
+        return annotation["bbox"]
+
+    def _area(self, form: list[float]) -> float:
+        return form[2] * form[3]
 
 
 def evaluate_segm(

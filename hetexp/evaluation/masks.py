@@ -19,7 +19,7 @@ from pycocotools import mask as rle
 from torch import Tensor
 
 from hetexp.errors import InputError
-from hetexp.evaluation.upsampling import Upsampling
+from hetexp.evaluation.upsampling import Tie, Upsampling
 
 # GAE's code asks for sigmoid(255 x) > 0.5 in float32, which takes any weight but the rounding noise of a corner.
 _TOUCHED = 1.5 * 2.0**-24 / 255
@@ -136,25 +136,50 @@ def _best_levels(counts: NDArray[np.float64], share: NDArray[np.float64]) -> NDA
     return threshold
 
 
-def otsu(relevance: Tensor, scale: float = 1.0, thresholds: Tensor | None = None) -> Tensor:
-    """Foreground of each map: 8-bit value > scale * Otsu threshold, strictly.
+def otsu(
+    relevance: Tensor, scale: float = 1.0, thresholds: Tensor | None = None, tie: Tie | str = Tie.background
+) -> Tensor:
+    """Foreground of each map: 8-bit value > scale * Otsu threshold.
 
     Args:
         relevance: [k, h, w].
         scale: 1.0 is Otsu's own threshold.
         thresholds: [k], these maps' own from `otsu_thresholds`, where they are known already.
+        tie: what a token exactly at the threshold is. Otsu's threshold is a grey level that occurs, so there are such.
 
     Returns:
         bool [k, h, w]; a constant map gives an empty mask.
 
     Raises:
-        InputError: on NaN or infinity, and on a scale that is not positive.
+        InputError: on NaN or infinity, on a scale that is not positive, and on an unknown tie.
     """
-    _check_scale(scale)
     u8 = to_uint8(relevance)
-    if thresholds is None:
-        thresholds = otsu_thresholds(u8)
-    return u8.double() > (scale * thresholds)[:, None, None]
+    return foreground(u8, otsu_thresholds(u8) if thresholds is None else thresholds, [scale], tie)[0]
+
+
+def foreground(u8: Tensor, thresholds: Tensor, scales: Sequence[float], tie: Tie | str = Tie.background) -> Tensor:
+    """`otsu` of 8-bit maps at several scales, whose masks lie within each other.
+
+    Args:
+        u8: uint8 [k, h, w].
+        thresholds: of the maps, float64 [k].
+        scales: multiples of the thresholds [S].
+        tie: see `otsu`.
+
+    Returns:
+        bool [S, k, h, w].
+
+    Raises:
+        InputError: on a scale that is not positive, and on an unknown tie.
+    """
+    for scale in scales:
+        if not (math.isfinite(scale) and scale > 0):
+            raise InputError(f"threshold scale must be a finite number > 0, got {scale}: 1.0 is Otsu's own threshold")
+    if tie not in set(Tie):
+        raise InputError(f"unknown tie '{tie}'. Available: {', '.join(Tie)}")
+    multiples = torch.tensor(list(scales), dtype=torch.float64, device=thresholds.device)
+    values, least = u8.double(), (multiples[:, None] * thresholds)[:, :, None, None]
+    return values > least if tie == Tie.background else (values >= least) & (values > 0)
 
 
 def to_image(masks: Tensor, input_size: Sequence[int], image_size: Sequence[int]) -> Tensor:
@@ -184,6 +209,7 @@ def segment(
     image_size: Sequence[int],
     upsample: Upsampling | str = Upsampling.reference,
     thresholds: Tensor | None = None,
+    tie: Tie | str = Tie.background,
 ) -> Tensor:
     """Relevance to masks of the original image.
 
@@ -194,6 +220,7 @@ def segment(
         image_size: of the original image, (height, width).
         upsample: a member of `Upsampling`, or its name.
         thresholds: see `otsu`; they do not apply to `bilinear_relevance`, whose maps are thresholded when upsampled.
+        tie: see `otsu`.
 
     Returns:
         bool [k, H, W].
@@ -205,11 +232,11 @@ def segment(
         raise InputError(f"unknown upsample '{upsample}'. Available: {', '.join(Upsampling)}")
     if upsample != Upsampling.bilinear_relevance:
         mode, level = _MASK_UPSAMPLING[Upsampling(upsample)]
-        return _through_input(otsu(relevance, scale, thresholds), input_size, image_size, mode, level)
+        return _through_input(otsu(relevance, scale, thresholds, tie), input_size, image_size, mode, level)
     otsu(relevance, scale)  # refuses a bad scale or map, the map by its number among all
     _check_sizes(input_size, image_size)
     parts = [
-        _resize(otsu(_resize(part, input_size, "bilinear"), scale).float(), image_size)
+        _resize(otsu(_resize(part, input_size, "bilinear"), scale, tie=tie).float(), image_size)
         for part in relevance.detach().float().split(_CHUNK)
     ]
     return torch.cat(parts) > 0.5
@@ -253,14 +280,23 @@ def _through_input(
     if masks.ndim != 3:
         raise InputError(f"masks must have shape [k, h, w], got {list(masks.shape)}")
     rows, columns = (
-        _weights(tokens, inputs, pixels, mode).to(masks.device)
+        axis_weights(tokens, inputs, pixels, mode).to(masks.device)
         for tokens, inputs, pixels in zip(masks.shape[1:], map(int, input_size), map(int, image_size), strict=True)
     )
     return rows @ masks.float() @ columns.T > level
 
 
+def mask_upsampling(upsample: Upsampling) -> tuple[str, float]:
+    """How token masks are interpolated to the input, and above which value a pixel is foreground.
+
+    Raises:
+        KeyError: for `bilinear_relevance`, which upsamples relevance.
+    """
+    return _MASK_UPSAMPLING[upsample]
+
+
 @lru_cache(maxsize=256)
-def _weights(tokens: int, inputs: int, pixels: int, mode: str) -> Tensor:
+def axis_weights(tokens: int, inputs: int, pixels: int, mode: str) -> Tensor:
     """[pixels, tokens]: a token's weight, along one axis, in the input's pixel that an image pixel picks."""
     onto_input = F.interpolate(torch.eye(tokens)[None], size=inputs, mode=mode)
     return F.interpolate(onto_input, size=pixels, mode="nearest")[0].T.contiguous()
@@ -270,11 +306,6 @@ def _resize(maps: Tensor, size: Sequence[int], mode: str = "nearest") -> Tensor:
     if len(maps) == 0:
         return maps.new_zeros((0, *size))
     return F.interpolate(maps[:, None], size=tuple(size), mode=mode)[:, 0]
-
-
-def _check_scale(scale: float) -> None:
-    if not (math.isfinite(scale) and scale > 0):
-        raise InputError(f"threshold scale must be a finite number > 0, got {scale}: 1.0 is Otsu's own threshold")
 
 
 def _check_sizes(*sizes: Sequence[int]) -> None:

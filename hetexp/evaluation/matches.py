@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from hetexp.errors import InputError
 from hetexp.evaluation.bootstrap import Counts, Estimate
+from hetexp.evaluation.curves import curves
 
 Floats = NDArray[np.float64]
 
 AREAS = ("", "_small", "_medium", "_large")  # COCOeval's order: all, small, medium, large
-_RECALLS = np.linspace(0.0, 1.0, 101)  # COCOeval's recThrs
-_VALUES = 200_000  # resamples x thresholds x detections at once: a few arrays that fit a cache
 
 
 @dataclass(frozen=True)
@@ -80,99 +79,83 @@ class Matches:
         Raises:
             InputError: for unknown metrics, and counts of another number of images.
         """
-        wanted = self.names if names is None else tuple(names)
-        unknown = [name for name in wanted if name not in self.names]
-        if unknown:
-            raise InputError(f"unknown COCO metric {', '.join(unknown)}. Available: {', '.join(self.names)}")
-        if counts.ndim != 2 or counts.shape[1] != len(self.images):
-            raise InputError(f"counts must be [B, {len(self.images)}], an image each, got {list(counts.shape)}")
-        areas = [i for i, area in enumerate(AREAS) if any(name in ("AP" + area, "AR" + area) for name in wanted)]
-        if self.names[-1] in wanted:
-            areas = sorted({0, *areas})
-        totals = {name: np.zeros(len(counts)) for name in self.names}
-        present = np.zeros((len(AREAS), len(counts)))  # categories that count, by area
-        for area, valid, precision, recall in self._categories(counts, areas):
-            present[area] += valid
-            totals["AP" + AREAS[area]] += np.where(valid, precision.mean(axis=1), 0)
-            totals["AR" + AREAS[area]] += np.where(valid, recall.mean(axis=1), 0)
-            if area == 0:
-                totals[self.names[-1]] += np.where(valid, precision[:, 0], 0)
-        shares = {}
-        for name in wanted:
-            number = present[AREAS.index(name[2:])] if name[2:] in AREAS else present[0]
-            shares[name] = np.where(number > 0, totals[name] / np.maximum(number, 1), np.nan)
-        return shares
+        return _metrics([self], counts, names)[0]
 
     def estimates(self, counts: Counts, names: Sequence[str] | None = None) -> dict[str, Estimate]:
         """Metrics in percent with their values on every resample; n is the number of images."""
-        own = self.metrics(np.ones((1, len(self.images)), dtype=np.int32), names)
-        resampled = self.metrics(counts, names)
-        return {m: Estimate(100 * float(own[m][0]), 100 * resampled[m], len(self.images)) for m in own}
-
-    def _categories(
-        self, counts: Counts, areas: Sequence[int]
-    ) -> Iterator[tuple[int, NDArray[np.bool_], Floats, Floats]]:
-        """Per category and area: which lists hold objects [B], and precision and recall [B, T] there."""
-        for category in np.unique(self.object_category):
-            objects = np.flatnonzero(self.object_category == category)
-            found = np.flatnonzero(self.category == category)
-            found = found[np.argsort(-self.score[found], kind="stable")]
-            weights = counts[:, self.image[found]]
-            for area in areas:
-                counted = self.object_image[objects[~self.object_ignored[area, objects]]]
-                if not len(counted):
-                    continue
-                number = counts @ np.bincount(counted, minlength=len(self.images))
-                precision, recall = _curves(
-                    weights, self.matched[area][:, found], self.ignored[area][:, found], number.astype(np.float64)
-                )
-                yield area, number > 0, precision, recall
+        return estimates_of([self], counts, names)[0]
 
 
-def _curves(
-    weights: Counts, matched: NDArray[np.bool_], ignored: NDArray[np.bool_], number: Floats
-) -> tuple[Floats, Floats]:
-    """Mean interpolated precision over recall, and the recall reached, both [B, T].
-
-    Args:
-        weights: of the detections, best score first [B, D].
-        matched: [T, D].
-        ignored: [T, D].
-        number: of objects [B].
-    """
-    shape = (len(weights), len(matched))
-    hit, miss = matched & ~ignored, ~matched & ~ignored
-    if not hit.any():
-        return np.zeros(shape), np.zeros(shape)
-    counted = (hit | miss).any(axis=0)
-    hit, miss, weights = hit[:, counted], miss[:, counted], weights[:, counted]
-    # neighbouring thresholds often agree on every detection
-    rows, which = np.unique(np.concatenate([hit, miss], axis=1), axis=0, return_inverse=True)
-    hit, miss = rows[:, : hit.shape[1]], rows[:, hit.shape[1] :]
-    step = max(1, _VALUES // rows.size)
-    parts = [_curves_at_once(weights[b : b + step], hit, miss, number[b : b + step]) for b in range(0, shape[0], step)]
-    precision, recall = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return precision[:, which.reshape(-1)], recall[:, which.reshape(-1)]
+def estimates_of(
+    sets: Sequence[Matches], counts: Counts, names: Sequence[str] | None = None
+) -> list[dict[str, Estimate]]:
+    """`Matches.estimates` of several sets of masks; those of the same detections share what they have in common."""
+    if not all(_same_detections(sets[0], one) for one in sets):
+        return [one.estimates(counts, names) for one in sets]
+    own = _metrics(sets, np.ones((1, len(sets[0].images)), dtype=np.int32), names)
+    resampled = _metrics(sets, counts, names)
+    return [
+        {m: Estimate(100 * float(one[m][0]), 100 * many[m], len(sets[0].images)) for m in one}
+        for one, many in zip(own, resampled, strict=True)
+    ]
 
 
-def _curves_at_once(
-    weights: Counts, hit: NDArray[np.bool_], miss: NDArray[np.bool_], number: Floats
-) -> tuple[Floats, Floats]:
-    true = np.cumsum(weights[:, None] * hit, axis=2, dtype=np.int32)  # [B, T, D]
-    counted = np.cumsum(weights[:, None] * (hit | miss), axis=2, dtype=np.int32)
-    precision = true / (counted + np.spacing(1))
-    envelope = np.maximum.accumulate(precision[..., ::-1], axis=2)[..., ::-1]
-    reached = _reached(true, number)
-    newly = np.diff(reached, axis=2, prepend=0)
-    recall = true[..., -1] / np.maximum(number, 1)[:, None]
-    return np.einsum("btd,btd->bt", envelope, newly) / len(_RECALLS), recall
+def _same_detections(one: Matches, other: Matches) -> bool:
+    fields = ("images", "thresholds", "image", "category", "score", "object_image", "object_category", "object_ignored")
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in fields)
 
 
-def _reached(true: NDArray[np.int32], number: Floats) -> NDArray[np.int64]:
-    """Recall thresholds up to and at each detection [B, T, D], looked up by numbers of hits and objects."""
-    numbers, which = np.unique(np.maximum(number, 1), return_inverse=True)
-    most = int(true[..., -1].max())
-    if len(numbers) * (most + 1) > true.size:
-        return np.searchsorted(_RECALLS, true / np.maximum(number, 1)[:, None, None], side="right")
-    table = np.searchsorted(_RECALLS, np.arange(most + 1) / numbers[:, None], side="right")
-    return table[which.reshape(-1)[:, None, None], true]
+def _metrics(sets: Sequence[Matches], counts: Counts, names: Sequence[str] | None) -> list[dict[str, Floats]]:
+    """`Matches.metrics` of sets of masks of the same detections."""
+    first = sets[0]
+    wanted = first.names if names is None else tuple(names)
+    unknown = [name for name in wanted if name not in first.names]
+    if unknown:
+        raise InputError(f"unknown COCO metric {', '.join(unknown)}. Available: {', '.join(first.names)}")
+    if counts.ndim != 2 or counts.shape[1] != len(first.images):
+        raise InputError(f"counts must be [B, {len(first.images)}], an image each, got {list(counts.shape)}")
+    areas = [i for i, area in enumerate(AREAS) if any(name in ("AP" + area, "AR" + area) for name in wanted)]
+    if first.names[-1] in wanted:
+        areas = sorted({0, *areas})
+    totals = [{name: np.zeros(len(counts)) for name in first.names} for _ in sets]
+    present = np.zeros((len(AREAS), len(counts)))  # categories that count, by area
+    for area, valid, of_sets in _categories(sets, counts, areas):
+        present[area] += valid
+        for total, (precision, recall) in zip(totals, of_sets, strict=True):
+            total["AP" + AREAS[area]] += np.where(valid, precision.mean(axis=1), 0)
+            total["AR" + AREAS[area]] += np.where(valid, recall.mean(axis=1), 0)
+            if area == 0:
+                total[first.names[-1]] += np.where(valid, precision[:, 0], 0)
+    shares: list[dict[str, Floats]] = [{} for _ in sets]
+    for name in wanted:
+        number = present[AREAS.index(name[2:])] if name[2:] in AREAS else present[0]
+        for share, total in zip(shares, totals, strict=True):
+            share[name] = np.where(number > 0, total[name] / np.maximum(number, 1), np.nan)
+    return shares
+
+
+def _categories(
+    sets: Sequence[Matches], counts: Counts, areas: Sequence[int]
+) -> Iterator[tuple[int, NDArray[np.bool_], list[tuple[Floats, Floats]]]]:
+    """Per category and area: which lists hold objects [B], and of every set precision and recall [B, T] there."""
+    first, by_image = sets[0], np.ascontiguousarray(counts.T)
+    for category in np.unique(first.object_category):
+        objects = np.flatnonzero(first.object_category == category)
+        found = np.flatnonzero(first.category == category)
+        found = found[np.argsort(-first.score[found], kind="stable")]
+        weights = by_image[first.image[found]]
+        for area in areas:
+            counted = first.object_image[objects[~first.object_ignored[area, objects]]]
+            if not len(counted):
+                continue
+            number = counts @ np.bincount(counted, minlength=len(first.images))
+            matched, ignored = (
+                np.concatenate([getattr(one, name)[area][:, found] for one in sets]) for name in ("matched", "ignored")
+            )
+            parts = [slice(n * len(first.thresholds), (n + 1) * len(first.thresholds)) for n in range(len(sets))]
+            hit = matched & ~ignored
+            begun = np.zeros(len(hit), dtype=bool)
+            for part in parts if len(found) else ():
+                begun[part] = ~hit[part, (~ignored[part]).any(axis=0).argmax()]
+            precision, recall = curves(weights, hit, ~ignored, begun, number)
+            yield area, number > 0, [(precision[:, part], recall[:, part]) for part in parts]

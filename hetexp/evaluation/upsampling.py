@@ -1,4 +1,4 @@
-"""How a mask travels from the token grid to the pixels of the image."""
+"""How a map becomes a mask: what happens at the threshold, and on the way from the token grid to pixels."""
 
 from __future__ import annotations
 
@@ -20,3 +20,15 @@ class Upsampling(StrEnum):
     bilinear = "bilinear"
     nearest = "nearest"
     bilinear_relevance = "bilinear_relevance"
+
+
+class Tie(StrEnum):
+    """What a token exactly at the threshold is.
+
+    Attributes:
+        background: a token must be above the threshold, as in GAE's code.
+        foreground: one at the threshold is in the mask, unless it is the map's least.
+    """
+
+    background = "background"
+    foreground = "foreground"

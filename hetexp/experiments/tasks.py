@@ -8,8 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hetexp.data.check import check_dataset
@@ -18,21 +20,31 @@ from hetexp.data.download.retrieve import download_dataset
 from hetexp.data.download.sources import DOWNLOADS
 from hetexp.data.registry import get_dataset
 from hetexp.errors import ConfigError, DataError
+from hetexp.experiments.engine.choices import evaluate_choices
 from hetexp.experiments.engine.results import show, tidy, write_results, write_run
-from hetexp.experiments.engine.samples import open_image, write_explanations
+from hetexp.experiments.engine.samples import open_image, shown_methods, write_explanations
 from hetexp.experiments.engine.session import Session, import_plugins, open_session
 from hetexp.experiments.engine.shards import merged_session, write_manifest
 from hetexp.experiments.engine.tracking import log_run
+from hetexp.experiments.own_inputs import explain_inputs
 from hetexp.explanation import Explanation
 from hetexp.reporting.figures.explanation import draw_explanation
 from hetexp.reporting.figures.style import save
-from hetexp.reporting.names import PAPER_METHODS
 from hetexp.reporting.samples import StoredExplanation
+from hetexp.reporting.words import write_words
 
 log = logging.getLogger("hetexp")
 
-# What a model does -> the package with its experiment: run, samples, explain_input.
-EXPERIMENTS = {"detection": "hetexp.experiments.detection", "vqa": "hetexp.experiments.vqa"}
+# What a model does -> the package with its experiment: run, samples, and for pictures explain_input.
+EXPERIMENTS = {
+    "detection": "hetexp.experiments.detection",
+    "vqa": "hetexp.experiments.vqa",
+    "text": "hetexp.experiments.text",
+}
+# Kinds of models whose own inputs are whatever they read, not an image with a query or a question.
+READERS = ("text", "similarity")
+# Options of task=explain that only some models can use.
+SOME_USE = {"detection": ("query",), "vqa": ("question",)}
 FIGURE_SCALES = (1.0, 0.3)
 MOST_LISTED = 50  # problems of a data set that task=check prints
 
@@ -54,7 +66,12 @@ def experiment_of(session: Session) -> Any:
 def evaluate(session: Session) -> None:
     """Run the model's experiment and write `results.csv`, `results.md`, `run.json`."""
     start = time.perf_counter()
-    results = experiment_of(session).run(session)
+    try:
+        results = experiment_of(session).run(session)
+    except KeyboardInterrupt as stop:
+        if kept := session.kept():
+            stop.add_note(kept)
+        raise
     session.facts["seconds"] = round(time.perf_counter() - start, 2)
     session.facts["shard"] = session.cfg.shard
     write_run(session.folder, session.facts)
@@ -85,7 +102,7 @@ def make_samples(session: Session) -> None:
         "data": cfg.data.name,
         "versions": session.facts["versions"],
         "run": str(session.folder),
-        "shown": list(PAPER_METHODS) if cfg.methods is None else [s.name for s in session.methods],
+        "shown": list(shown_methods(session)),
     }
     scales = sorted({*FIGURE_SCALES, *session.scales}, reverse=True)
     write_explanations(folder, found, about, scales, cfg.threshold.upsample)
@@ -95,19 +112,18 @@ def make_samples(session: Session) -> None:
 
 
 def explain_own(session: Session) -> None:
-    """Explain `image=` for `query=` or `question=`, and save picture, maps and numbers."""
+    """Explain an input of one's own, and save picture, maps and numbers."""
     cfg = session.cfg
-    if not cfg.image:
-        raise ConfigError("task=explain needs an image: image=photo.jpg")
-    explained: Explanation = experiment_of(session).explain_input(session, open_image(Path(cfg.image), upright=True))
-    explained.details["item"] = Path(cfg.image).name
-    about = {"model": session.adapter.name, "checkpoint": session.checkpoint, "data": "own image"}
+    explained = explain_inputs(session) if session.kind in READERS else _explain_image(session)
+    about = {"model": session.adapter.name, "checkpoint": session.checkpoint, "data": "own input"}
     folder = session.folder / "explanation"
     asked = [spec.name for spec in session.methods if spec.name in explained]
     by_level = explained.plot_levels((asked or list(explained))[0]) if cfg.levels else None
     write_explanations(folder, {"input": explained}, about, session.scales, cfg.threshold.upsample)
     stored = StoredExplanation.read(folder / "input")
     paths = save(draw_explanation(stored), folder)
+    if stored.info.get("token_texts"):
+        paths.append(write_words(stored, folder.with_suffix(".html")))
     if by_level is not None:
         paths += save(by_level, session.folder / "levels")
     write_run(session.folder, session.facts)
@@ -115,10 +131,33 @@ def explain_own(session: Session) -> None:
     log.info("heat maps: %s; numbers: %s", ", ".join(map(str, paths)), folder / "input" / "info.json")
 
 
+def _explain_image(session: Session) -> Explanation:
+    """`image=` explained for `query=` or `question=`."""
+    cfg = session.cfg
+    if not cfg.image:
+        raise ConfigError("task=explain needs an image: image=photo.jpg")
+    useless = [
+        name
+        for name in ("text", "audio", "written", "query", "question")
+        if cfg[name] is not None and name not in SOME_USE[session.kind]
+    ]
+    if useless:
+        name = useless[0]
+        raise ConfigError(f"{name}={cfg[name]} is nothing that {session.adapter.name} can use: leave it out")
+    explained: Explanation = experiment_of(session).explain_input(session, open_image(Path(cfg.image), upright=True))
+    explained.details["item"] = Path(cfg.image).name
+    return explained
+
+
 def _show_explanation(info: Any) -> None:
     """Print the numbers behind the picture."""
     table = Table()
-    if info["kind"] == "detection":
+    if info["kind"] in READERS:
+        for heading in ("explained", "y", "p"):
+            table.add_column(heading, justify="right" if heading == "p" else "left")
+        for name, row in zip(info["explained"], info["rows"], strict=True):
+            table.add_row(escape(name), escape(row["target"]), f"{row['score']:.3f}")
+    elif info["kind"] == "detection":
         for heading in ("class", "p", "query", "box (x1, y1, x2, y2)", "y"):
             table.add_column(heading, justify="left" if heading in ("class", "y") else "right")
         for found, target in zip(info["detections"], info["targets"], strict=True):
@@ -192,7 +231,10 @@ def _public(cfg: DictConfig) -> str:
 
 def run_evaluate(cfg: DictConfig) -> None:
     """task=evaluate."""
-    evaluate(open_session(cfg))
+    if cfg.choices:
+        evaluate_choices(cfg, Path(HydraConfig.get().runtime.output_dir), evaluate)
+    else:
+        evaluate(open_session(cfg))
 
 
 def run_explain(cfg: DictConfig) -> None:

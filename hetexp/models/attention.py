@@ -15,16 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.masking_utils import eager_mask
 
+from hetexp.models.multihead import multihead
 from hetexp.models.observe import replaced
 from hetexp.models.trace import block_bytes
 
 NAME = "hetexp"
 
-# Who is told of every call: module, maps [B, heads, Nq, Nk], values and output (in the graph) [B, heads, N, head_dim].
-Report = Callable[[nn.Module, Tensor, Tensor, Tensor], None]
+# Who is told of every call: module, maps [B, heads, Nq, Nk]; values, output (in the graph), queries and keys
+# [B, heads, N, width of a head].
+Report = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor, Tensor], None]
 _report: ContextVar[Report | None] = ContextVar("report", default=None)
 
 # What computes output and maps from query, key, value [B, heads, N, head_dim], the mask added to scores, and scaling.
@@ -79,7 +81,7 @@ class _Attention(torch.autograd.Function):
         return *(s.reshape(shape) for s, shape in zip(gradients, shapes, strict=True)), None, None
 
 
-def _attend(
+def attend(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -93,39 +95,40 @@ def _attend(
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
     if position_bias is not None:  # T5 adds one to the scores
         attention_mask = position_bias if attention_mask is None else position_bias + attention_mask
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:  # several heads share keys and values
+        key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
     report = _report.get()
     with torch._C.DisableTorchFunction():  # its inside is nobody's business
-        attend = _core.get() or _Attention.apply
-        output, probabilities = attend(query, key, value, attention_mask, factor)
+        core = _core.get() or _Attention.apply
+        output, probabilities = core(query, key, value, attention_mask, factor)
     if report is not None:
-        report(module, probabilities, value, output)
+        report(module, probabilities, value, output, query, key)
     return output.transpose(1, 2).contiguous(), probabilities
 
 
-AttentionInterface.register(NAME, _attend)
+AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, eager_mask)
 
 
 @contextmanager
-def own_attention(
-    model: PreTrainedModel, report: Report | None = None, modules: Iterable[nn.Module] = ()
-) -> Iterator[None]:
-    """The model attends through `_attend` inside, whatever it was loaded with.
+def own_attention(model: nn.Module, report: Report | None = None, modules: Iterable[nn.Module] = ()) -> Iterator[None]:
+    """The model attends through `attend` inside, whatever it was loaded with.
 
     Args:
         report: called after every attention.
         modules: attention modules meant where they have a configuration of their own; other such parts keep theirs.
     """
     modules = list(modules)
-    own = [m.config for m in modules if isinstance(getattr(m, "config", None), PreTrainedConfig)]
-    configs = {id(config): config for config in (model.config, *own)}
+    own: list[Any] = [m.config for m in (model, *modules) if isinstance(getattr(m, "config", None), PreTrainedConfig)]
+    configs = {id(config): config for config in own}
     before = {key: config._attn_implementation for key, config in configs.items()}
     token = _report.set(report)
     try:
         with ExitStack() as stack:
             for module in modules:
                 if isinstance(module, nn.MultiheadAttention):
-                    stack.enter_context(replaced(module, "forward", partial(_multihead, module)))
+                    stack.enter_context(replaced(module, "forward", partial(multihead, attend, module)))
             for config in configs.values():
                 config._attn_implementation = {"": NAME}
             yield
@@ -133,18 +136,6 @@ def own_attention(
         _report.reset(token)
         for key, config in configs.items():
             config._attn_implementation = {"": before[key]}
-
-
-def _multihead(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """What PyTorch's own module computes, batch first and without masks, through `_attend`."""
-    assert module.batch_first, "attention of [N, B, d] is not observed"
-    weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
-    parts = [
-        nn.functional.linear(x, w, b).unflatten(2, (module.num_heads, -1)).transpose(1, 2)
-        for x, w, b in zip((query, key, value), weights, biases, strict=True)
-    ]
-    output, probabilities = _attend(module, parts[0], parts[1], parts[2], None)
-    return module.out_proj(output.flatten(2)), probabilities.mean(1)
 
 
 @contextmanager

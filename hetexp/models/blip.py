@@ -118,10 +118,12 @@ class BlipAdapter(Writer):
     @torch.no_grad()
     def generate(self, inputs: Inputs, max_new_tokens: int) -> Tensor:
         """The answer that the model writes greedily: token ids [B, N], the start token included."""
-        if "decoder_input_ids" in inputs:
+        given = inputs.get("decoder_input_ids")
+        if given is not None and given.shape[1] > 1:
             raise InputError("BLIP writes an answer from its start token only: leave decoder_input_ids out")
         batch = {key: value for key, value in self.placed(inputs).items() if key != "decoder_input_ids"}
-        found: Tensor = self.model.generate(**batch, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
+        most = self.at_most(max_new_tokens, batch)
+        found: Tensor = self.model.generate(**batch, do_sample=False, num_beams=1, max_new_tokens=most)
         return found
 
     def prepare(

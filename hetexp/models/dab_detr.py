@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import DabDetrForObjectDetection
 from transformers.models.conditional_detr.image_processing_pil_conditional_detr import ConditionalDetrImageProcessorPil
 
 from hetexp.models.observe import hooked
-from hetexp.models.observed_detector import ObservedDetector
+from hetexp.models.observed_detector import Inputs, ObservedDetector
 from hetexp.models.wiring import Wire, decoder_wires, encoder_wires
 
 
@@ -35,14 +35,14 @@ class DabDetrAdapter(ObservedDetector):
         """The encoder's input and output."""
         return {"projection": [self.model.model.input_projection], "encoder": [self.model.model.encoder]}
 
-    def predict(self, pixels: Tensor) -> Any:
+    def predict(self, inputs: Inputs) -> Any:
         """The model's own output; its queries start as zeros of single precision, whatever the model's is."""
 
         def cast(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
             return args, kwargs | {"inputs_embeds": kwargs["inputs_embeds"].to(self.dtype)}
 
         with hooked([self.model.model.decoder.register_forward_pre_hook(cast, with_kwargs=True)]):
-            return super().predict(pixels)
+            return super().predict(inputs)
 
 
 load = DabDetrAdapter.load

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -155,14 +156,35 @@ class ImageDetector(WrappedModel, ABC):
         return {"processor": processor, "autocast": self.autocast, "score_threshold": self.score_threshold}
 
     def prepare(self, images: Sequence[Image]) -> dict[str, Tensor]:
-        """Resize, normalise and pad RGB images to `pixel_values` [B, 3, H, W] and `pixel_mask` [B, H, W]."""
+        """Resize, normalise and pad RGB images to `pixel_values` [B, 3, H, W] and `pixel_mask` [B, H, W].
+
+        Raises:
+            InputError: for one image instead of several, and for what is no RGB image.
+            ConfigError: if the checkpoint has no `preprocessor_config.json`.
+        """
+        if isinstance(images, Image):
+            raise InputError("prepare takes a sequence of images: put the one into a list, prepare([image])")
         return self.collate([self.preprocess(image) for image in images])
 
     def preprocess(self, image: Image) -> Tensor:
         """Resize and normalise one RGB image to [3, H, W] on the CPU; safe to call from another thread."""
         if self.processor is None:
-            raise ConfigError("this detector was built without an image processor: load it with hetexp.load_model")
+            raise ConfigError(self._without_processor())
+        if not isinstance(image, Image) or image.mode != "RGB":
+            what = f"one in mode {image.mode}" if isinstance(image, Image) else f"a {type(image).__name__}"
+            raise InputError(f"images must be PIL images in mode RGB, got {what}: convert it, image.convert('RGB')")
         return self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
+
+    def _without_processor(self) -> str:
+        """What to do without image preprocessing, as a sentence."""
+        folder, kind = self.model.config._name_or_path, self.processor_class
+        if not folder:
+            return "this detector was built without an image processor: give it one, or load it with hetexp.load_model"
+        code = f"from {kind.__module__} import {kind.__name__}; {kind.__name__}().save_pretrained({folder!r})"
+        return (
+            f"{Path(folder, 'preprocessor_config.json')} is missing, which says how images are scaled: add the one of "
+            f"the model's training, or write the architecture's default there with python -c {shlex.quote(code)}"
+        )
 
     def collate(self, pixels: Sequence[Tensor]) -> dict[str, Tensor]:
         """Pad images [3, H, W] at the right and bottom to one batch on the model's device, as `prepare` returns it."""

@@ -25,7 +25,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from hetexp.errors import CheckpointError
+from hetexp.errors import CheckpointError, ConfigError
 from hetexp.models.observed_run import Inputs, Place, Run, patches, sequence
 from hetexp.models.processed import WithTokenizer, as_list, mask_of
 from hetexp.models.writer import EncoderDecoder
@@ -63,6 +63,29 @@ class TextToText(WithTokenizer, EncoderDecoder):
         """Source -> its tokens as text."""
         batch = self.placed(inputs)
         return {"text": self.words(batch["input_ids"][item]), "target": self.words(batch["decoder_input_ids"][item])}
+
+    def offsets(self, text: str, *, written: bool = False) -> list[tuple[int, int]]:
+        """Character range of every token of a text, the empty one (0, 0) of tokens that stand for none.
+
+        Args:
+            text: what is read, or `written`: then the ranges are those of the tokens that `prefix` holds.
+
+        Raises:
+            ConfigError: for a tokenizer that does not say.
+        """
+        if not self.tokenizer.is_fast:
+            raise ConfigError(
+                f"the tokenizer of this {self.name} ({type(self.tokenizer).__name__}) does not say which characters "
+                "its tokens stand for: save a fast one beside the weights"
+            )
+        given: dict[str, Any] = {"text_target" if written else "text": text}
+        found = self.tokenizer(**given, return_offsets_mapping=True)
+        ranges = [(int(start), int(end)) for start, end in found["offset_mapping"]]
+        if not written:
+            return ranges
+        ids, kept = found["input_ids"], self.bare(found["input_ids"])
+        skipped = int(bool(ids) and ids[0] == self.start_token)
+        return ranges[skipped : skipped + len(kept)]
 
 
 class BartAdapter(TextToText):

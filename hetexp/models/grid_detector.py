@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from hetexp.models.backbone import folded, padded_features
 from hetexp.models.detector import AUTOCAST, ImageDetector
+from hetexp.models.finite import require_finite
 from hetexp.models.observe import frozen, pick, resolve_features
 from hetexp.models.protocols import Detections
 from hetexp.models.trace import (
@@ -93,6 +95,12 @@ class GridDetector(ImageDetector):
     # -- forward -----------------------------------------------------------------------------------------------
 
     def _forward(self, inputs: Mapping[str, Tensor], feature_names: Sequence[str], observe: bool = True) -> _Forward:
+        run = self._run(inputs, feature_names, observe)
+        again = partial(self._run, inputs, [], observe=False)
+        require_finite(self.model, run.logits, run.boxes, inputs=inputs, again=again)
+        return run
+
+    def _run(self, inputs: Mapping[str, Tensor], feature_names: Sequence[str], observe: bool) -> _Forward:
         inner = self.model.model
         pixels, sizes = self._pixels(inputs)
         with folded(inner.backbone):

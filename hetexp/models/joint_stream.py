@@ -1,41 +1,123 @@
-"""VisualBERT and ViLT: question answering with text and picture in one stream.
+"""Question answering with text and picture in one stream, as in VisualBERT and ViLT.
 
 Stream: `joint`, text first. Every layer is self-attention among all its tokens, so the sources are parts of it and no
 layer belongs to one source alone.
 
-VisualBERT: Li et al., 2019, doi:10.48550/arXiv.1908.03557. ViLT: Kim et al., ICML 2021, doi:10.48550/arXiv.2102.03334.
+To remove words or parts of the picture is to leave them out of the stream: the model runs on what stays. Words move up
+as in any shorter question; regions have no position, and patches keep theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, ClassVar
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import ViltForQuestionAnswering, VisualBertForQuestionAnswering
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from hetexp.errors import InputError
-from hetexp.models.observe import replaced
+from hetexp.models.answering import Answering, answers_of
 from hetexp.models.observed_model import ObservedModel
-from hetexp.models.observed_run import Inputs, Place, Question, Run, sequence
-from hetexp.models.processed import WithTokenizer, as_list, mask_of
+from hetexp.models.observed_run import Inputs, Question, Run
+from hetexp.models.protocols import EncodedQuestion
 from hetexp.models.trace import Target
 from hetexp.models.wiring import Wire
 
 
-class JointAnswerer(ObservedModel):
-    """A model with one stream that chooses among known answers."""
+class JointAnswerer(Answering, ObservedModel):
+    """A model with one stream that chooses among known answers; an `Answerer`.
+
+    Args:
+        model: it is set to eval mode; any attention implementation does.
+        processor: its tokenizer or processor; what reads text needs it.
+        answers: answer strings in the order of the logits; by default those that its configuration names.
+    """
 
     kind = "vqa"
     sources: tuple[str, ...] = ("text", "image")
     attention: ClassVar[str]  # the attention module of a layer
+    image_inputs: ClassVar[tuple[str, str]]  # names of the model's inputs: tokens of a picture [B, R, d], their mask
+
+    def __init__(self, model: PreTrainedModel, processor: Any = None, answers: Sequence[str] | None = None) -> None:
+        super().__init__(model, processor)
+        named = {int(i): str(name) for i, name in self.model.config.id2label.items()}
+        known = any(name != f"LABEL_{i}" for i, name in named.items())  # the library's own names say nothing
+        self._names = named
+        self.answers = list(answers) if answers is not None else list(named.values()) if known else None
+
+    @classmethod
+    def load(
+        cls,
+        source: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        revision: str | None = None,
+        *,
+        answers: Sequence[str] | None = None,
+    ) -> Self:
+        """The model of a checkpoint; see `hetexp.load_model`.
+
+        Args:
+            answers: answer strings; by default the folder's `label2ans.json`, else those of `config.json`.
+
+        Raises:
+            CheckpointError: for a checkpoint or an answer list that does not fit.
+            OSError: for a checkpoint that is not there.
+        """
+        found = super().load(source, device, dtype, revision)
+        found.answers = answers_of(source, answers, found.n_answers) or found.answers
+        return found
 
     @property
     def labels(self) -> dict[int, str]:
         """Answer index -> answer."""
-        return {int(i): str(name) for i, name in self.model.config.id2label.items()}
+        return super().labels or self._names
+
+    @property
+    def n_answers(self) -> int:
+        return int(self.model.config.num_labels)
+
+    @property
+    def question_tokenizer(self) -> Any:
+        return self.tokenizer
+
+    # -- answers to questions and to parts of them -------------------------------------------------------------
+
+    def collate(self, questions: Sequence[EncodedQuestion]) -> dict[str, Tensor]:
+        """One padded batch of model inputs; 0 marks padding in its masks."""
+        regions = self.encode_regions([(q.features, q.boxes) for q in questions])
+        return self._joined([q.input_ids for q in questions], regions)
+
+    @torch.no_grad()
+    def predict(self, inputs: Inputs) -> Tensor:
+        """Answer logits [B, answers]; an item without any real region sees no image at all."""
+        return self.run(self.placed(inputs))[0][:, 0]
+
+    def encode_texts(self, texts: Sequence[Tensor]) -> list[Tensor]:
+        """The token ids themselves: from the first layer on, words are read together with the picture."""
+        return list(texts)
+
+    @abstractmethod
+    def encode_regions(self, regions: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """What the model reads of features [R, D] and boxes [R, 4], for every pair."""
+
+    def answer_parts(self, texts: Sequence[Tensor], regions: Sequence[Tensor]) -> Tensor:
+        """Answer logits [B, answers] from what `encode_texts` and `encode_regions` gave."""
+        return self.predict(self._joined(texts, regions))
+
+    def _joined(self, texts: Sequence[Tensor], regions: Sequence[Tensor]) -> dict[str, Tensor]:
+        image, image_mask = self.image_inputs
+        return {
+            "input_ids": pad_sequence(list(texts), batch_first=True),
+            "attention_mask": _lengths_mask(texts),
+            image: pad_sequence(list(regions), batch_first=True),
+            image_mask: _lengths_mask(regions),
+        }
+
+    # -- the wiring --------------------------------------------------------------------------------------------
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -76,103 +158,6 @@ class JointAnswerer(ObservedModel):
         return {"text": self.words(inputs["input_ids"][item])}
 
 
-class VisualBertAdapter(WithTokenizer, JointAnswerer):
-    """A `VisualBertForQuestionAnswering`; the source `image` is its regions.
-
-    The answer is read from the last word of the question (the token before SEP), as in the authors' code.
-    """
-
-    name = "visual_bert"
-    model_class = VisualBertForQuestionAnswering
-    attention = "attention.self"
-
-    def placed(self, inputs: Inputs) -> dict[str, Tensor]:
-        batch = super().placed(inputs)
-        if int(batch["attention_mask"].sum(1).min()) < 2:
-            raise InputError("VisualBERT answers from the token before the last: a question needs at least two tokens")
-        return batch
-
-    def run(self, inputs: Inputs) -> tuple[Tensor, Mapping[str, Any]]:
-        return self.model(**inputs).logits[:, None], {}
-
-    def valid(self, inputs: Inputs, notes: Mapping[str, Any]) -> dict[str, Tensor]:
-        regions = mask_of(inputs.get("visual_attention_mask"), inputs["visual_embeds"])
-        return {"joint": torch.cat([inputs["attention_mask"].bool(), regions], 1)}
-
-    def places(self, run: Run, item: int) -> dict[str, Place]:
-        text, regions = run.inputs["input_ids"].shape[1], run.inputs["visual_embeds"].shape[1]
-        tokens = torch.arange(text + regions, device=self.device)
-        return {"text": Place("joint", tokens[:text], (text,)), "image": Place("joint", tokens[text:], (regions,))}
-
-    def readouts(self, run: Run, question: Question) -> dict[str, Sequence[int]]:
-        last = int(run.inputs["attention_mask"][question.item].sum()) - 2
-        return {"joint": [last] * len(question.targets)}
-
-    def prepare(self, text: str | Sequence[str], regions: Tensor | Sequence[Tensor]) -> dict[str, Tensor]:
-        """Inputs of one or several questions, each with the features of its regions [R, D]."""
-        several = [regions] if isinstance(regions, Tensor) else list(regions)
-        found = dict(self.tokenizer(as_list(text), padding=True, return_tensors="pt"))
-        width = max(map(len, several))
-        features = several[0].new_zeros(len(several), width, several[0].shape[1])
-        mask = torch.zeros(len(several), width, dtype=torch.long)
-        for i, one in enumerate(several):
-            features[i, : len(one)], mask[i, : len(one)] = one, 1
-        return self.placed(found | {"visual_embeds": features, "visual_attention_mask": mask})
-
-
-class ViltAdapter(JointAnswerer):
-    """A `ViltForQuestionAnswering`; the source `image` is its patches, without the picture's own CLS token.
-
-    The answer is read from the text's CLS. The model shuffles the patches, and drops some at random where there are
-    more than `config.max_image_length`; the shuffle is fixed here, and every patch is reported at its place.
-    """
-
-    name = "vilt"
-    model_class = ViltForQuestionAnswering
-    attention = "attention.attention"
-
-    def run(self, inputs: Inputs) -> tuple[Tensor, Mapping[str, Any]]:
-        with self._patches_noted() as notes, torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)  # the library draws on the CPU
-            return self.model(**inputs).logits[:, None], notes
-
-    @contextmanager
-    def _patches_noted(self) -> Iterator[dict[str, Any]]:
-        """Which patches the model looks at, and in which order."""
-        notes: dict[str, Any] = {}
-        embeddings = self.model.vilt.embeddings
-        plain = embeddings.visual_embed
-
-        def noting(*args: Any, **kwargs: Any) -> Any:
-            tokens, mask, (index, grid) = plain(*args, **kwargs)
-            notes.update(mask=mask.bool(), index=index[..., 0] * grid[1] + index[..., 1], grid=grid)
-            return tokens, mask, (index, grid)
-
-        with replaced(embeddings, "visual_embed", noting):
-            yield notes
-
-    def valid(self, inputs: Inputs, notes: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {"joint": torch.cat([inputs["attention_mask"].bool(), notes["mask"]], 1)}
-
-    def places(self, run: Run, item: int) -> dict[str, Place]:
-        text = run.inputs["input_ids"].shape[1]
-        (height, width), index = run.notes["grid"], run.notes["index"][item]
-        kept = run.notes["mask"][item, 1:].nonzero().flatten()
-        order = kept[index[kept].argsort()]
-        rows, columns = index[kept] // width, index[kept] % width
-        patch = self.model.config.patch_size
-        extent = (int(rows.max() + 1) * patch, int(columns.max() + 1) * patch)
-        mask = run.inputs["attention_mask"][item]
-        return {
-            "text": sequence("joint", mask),
-            "image": Place("joint", order + text + 1, (height, width), index[order], extent),
-        }
-
-    def readouts(self, run: Run, question: Question) -> dict[str, Sequence[int]]:
-        return {"joint": [0] * len(question.targets)}
-
-    def prepare(self, text: str | Sequence[str], image: Any) -> dict[str, Tensor]:
-        """Inputs of one or several questions, each with its RGB picture."""
-        return self.placed(
-            dict(self.require_processor()(images=as_list(image), text=as_list(text), padding=True, return_tensors="pt"))
-        )
+def _lengths_mask(parts: Sequence[Tensor]) -> Tensor:
+    """1 for what is real of padded sequences [B, N], else 0."""
+    return pad_sequence([torch.ones(len(part), dtype=torch.long) for part in parts], batch_first=True)

@@ -6,9 +6,9 @@ cross-attentions read the streams as they were at the layer's input. The answer 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, LxmertForQuestionAnswering, PreTrainedTokenizerBase
 
-from hetexp.errors import CheckpointError, ConfigError, InputError
+from hetexp.errors import ConfigError, InputError
 from hetexp.files import content_hash
 from hetexp.models import lxmert_parts
+from hetexp.models.answering import Answering, answers_of
 from hetexp.models.checkpoints import expect_type, load_weights, pinned, read_config, readable
+from hetexp.models.finite import require_finite
 from hetexp.models.observe import frozen, hooked, resolve_features
 from hetexp.models.protocols import EncodedQuestion
 from hetexp.models.trace import (
@@ -43,7 +45,7 @@ TOKENIZERS = {"unc-nlp/lxmert-vqa-uncased": "unc-nlp/lxmert-base-uncased"}
 Leaves = dict[str, dict[str, Tensor]]  # feature name -> source -> activation in the graph
 
 
-class LxmertAdapter(WrappedModel):
+class LxmertAdapter(Answering, WrappedModel):
     """Runs an LXMERT and returns its attention traces; an `Answerer`.
 
     Args:
@@ -67,11 +69,6 @@ class LxmertAdapter(WrappedModel):
         self.answers = None if answers is None else list(answers)
 
     @property
-    def labels(self) -> dict[int, str]:
-        """Answer index -> answer; empty without an answer list."""
-        return dict(enumerate(self.answers or []))
-
-    @property
     def n_answers(self) -> int:
         return int(self.model.config.num_qa_labels)
 
@@ -84,39 +81,8 @@ class LxmertAdapter(WrappedModel):
         vocabulary = None if self.tokenizer is None else content_hash(sorted(self.tokenizer.get_vocab().items()))
         return {"tokenizer": vocabulary}
 
-    def encode(self, question: str, features: Tensor, boxes: Tensor, image: str = "") -> EncodedQuestion:
-        """Tokens and regions of one question.
-
-        Raises:
-            InputError: for a question without words, one longer than the model's positions, or region features of
-                another width than the model reads.
-        """
-        if features.shape[1] != self.feature_width:
-            raise InputError(
-                f"region features have {features.shape[1]} numbers, this checkpoint reads {self.feature_width}: use "
-                "the features it was trained with"
-            )
-        ids = list(self._tokenizer(question, verbose=False)["input_ids"])  # its own remark on length misleads here
-        if set(ids) <= set(self._tokenizer.all_special_ids) - {self._tokenizer.unk_token_id}:
-            raise InputError(f"question {question!r} has no word besides special tokens: ask something")
-        limit = self.model.config.max_position_embeddings
-        if len(ids) > limit:
-            raise InputError(
-                f"question has {len(ids)} tokens, this model takes at most {limit}: shorten {question[:60]!r}..."
-            )
-        tokens = torch.tensor(ids, dtype=torch.long)
-        return EncodedQuestion(tokens, features.to(self.dtype), boxes.to(self.dtype), image)
-
-    def token_texts(self, encoded: EncodedQuestion) -> list[str]:
-        """The question's tokens as text, CLS and SEP included."""
-        return list(self._tokenizer.convert_ids_to_tokens(encoded.input_ids.tolist()))
-
-    def offsets(self, question: str) -> list[tuple[int, int]]:
-        """Character range of every token of a question; CLS and SEP have the empty range (0, 0)."""
-        return [tuple(pair) for pair in self._tokenizer(question, return_offsets_mapping=True)["offset_mapping"]]
-
     @property
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
+    def question_tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
             raise ConfigError("this LXMERT was built without a tokenizer: load it with hetexp.load_model")
         return self.tokenizer
@@ -249,7 +215,9 @@ class LxmertAdapter(WrappedModel):
         regions = batch.get("visual_attention_mask")
         blind = None if regions is None else (regions == 0).all(1)
         with self._blinding(blind):
-            return self.model(**batch).question_answering_score
+            logits: Tensor = self.model(**batch).question_answering_score
+            require_finite(self.model, logits, inputs=batch, again=partial(self.model, **batch))
+        return logits
 
     @contextmanager
     def _blinding(self, blind: Tensor | None) -> Iterator[None]:
@@ -347,14 +315,6 @@ def _features(activation: Tensor, gradient: Tensor | None, b: int, k: int, valid
     return Features(activation[b, valid].detach(), gradient[:k, b, valid])
 
 
-def _read_answers(path: Path) -> list[str]:
-    with readable(str(path)):
-        answers = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        raise CheckpointError(f"{path} must be a list of answer strings, in the order of the answer logits")
-    return answers
-
-
 def load(
     source: str,
     device: torch.device,
@@ -381,11 +341,5 @@ def load(
     if not folder.is_dir() or (folder / "tokenizer_config.json").exists() or (folder / "vocab.txt").exists():
         with readable(f"the tokenizer of {source!r}"):
             tokenizer = AutoTokenizer.from_pretrained(TOKENIZERS.get(source, source))
-    if answers is None and (folder / "label2ans.json").exists():
-        answers = _read_answers(folder / "label2ans.json")
-    if answers is not None and len(answers) != model.config.num_qa_labels:
-        raise CheckpointError(
-            f"{len(answers)} answers were given for {model.config.num_qa_labels} answer logits of {source!r}: "
-            "use the answer list this checkpoint was trained with"
-        )
+    answers = answers_of(source, answers, model.config.num_qa_labels)
     return LxmertAdapter(model.to(device), tokenizer, answers)

@@ -1,8 +1,8 @@
 """LXMERT in parts: language encoder, object-relationship encoder, and the cross layers that read an answer.
 
 Perturbed inputs share most of their parts: removing words leaves the regions' encoding as it was and the other way
-round. Running the parts on their own lets each be computed once. Together they compute what the whole class does;
-the image side of the last cross layer, which no answer reads, is left out.
+round. Running the parts on their own lets each be computed once. Together they compute what the whole class does, but
+for what no answer reads in the last cross layer: its image side, and all but CLS behind the text's self-attention.
 """
 
 from __future__ import annotations
@@ -60,14 +60,17 @@ def answer(model: LxmertForQuestionAnswering, texts: Sequence[Tensor], regions: 
     image, image_mask = _padded(regions)
     seen = image_mask.any(1).to(model.dtype)[:, None, None]  # attention over no region returns nothing
     text_add, image_add = _additive(text_mask, model.dtype), _additive(image_mask, model.dtype)
-    layers = list(model.lxmert.encoder.x_layers)
-    for depth, layer in enumerate(layers):
+    *layers, last = model.lxmert.encoder.x_layers
+    for layer in layers:
         cross = layer.visual_attention
         attended = cross.output(cross.att(text, image, image_add)[0] * seen, text)
-        if depth + 1 < len(layers):
-            looked = cross.output(cross.att(image, text, text_add)[0], image)
-            looked = layer.visn_self_att(looked, image_add)[0]
-            image = layer.visn_output(layer.visn_inter(looked), looked)
+        looked = cross.output(cross.att(image, text, text_add)[0], image)
+        looked = layer.visn_self_att(looked, image_add)[0]
+        image = layer.visn_output(layer.visn_inter(looked), looked)
         attended = layer.lang_self_att(attended, text_add)[0]
         text = layer.lang_output(layer.lang_inter(attended), attended)
-    return model.answer_head(model.lxmert.pooler(text))
+    cross, within = last.visual_attention, last.lang_self_att
+    attended = cross.output(cross.att(text, image, image_add)[0] * seen, text)
+    start = attended[:, :1]
+    answering = within.output(within.self(start, attended, text_add)[0], start)
+    return model.answer_head(model.lxmert.pooler(last.lang_output(last.lang_inter(answering), answering)))

@@ -57,6 +57,11 @@ def resolve_features(requested: Iterable[str], known: Sequence[str]) -> dict[str
     Raises:
         ConfigError: for an unknown name.
     """
+    requested = list(requested)
+    if requested and not known:
+        raise ConfigError(
+            f"feature {requested[0]!r} is not known for this model: it offers none; choose a method that reads maps"
+        )
     own = {name: known[0] if name == "default" else name for name in requested}
     unknown = [name for name in own.values() if name not in known]
     if unknown:
@@ -64,6 +69,15 @@ def resolve_features(requested: Iterable[str], known: Sequence[str]) -> dict[str
             f"feature {unknown[0]!r} is not known for this model: choose one of default, {', '.join(known)}"
         )
     return own
+
+
+def default_feature(known: Sequence[str]) -> str:
+    """The feature that a method reads unless it names another.
+
+    Raises:
+        ConfigError: for a model that offers none.
+    """
+    return resolve_features(["default"], known)["default"]
 
 
 def pick(x: Tensor, dim: int, index: Tensor) -> Tensor:
@@ -74,3 +88,8 @@ def pick(x: Tensor, dim: int, index: Tensor) -> Tensor:
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[..., N, heads * head_dim] -> [..., heads, N, head_dim]"""
     return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+
+
+def share(x: Tensor, n: int, members: Sequence[int]) -> Tensor:
+    """The rows of some of `n` items among a batch's [n * m, ...], m of each."""
+    return x.unflatten(0, (n, -1))[list(members)].flatten(0, 1)

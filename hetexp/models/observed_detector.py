@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any, ClassVar
 
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 
 from hetexp.models.backbone import folded, grid_length
 from hetexp.models.detector import AUTOCAST, ImageDetector
-from hetexp.models.observe import frozen, hooked, replaced, resolve_features
+from hetexp.models.finite import require_finite
+from hetexp.models.observe import frozen, hooked, replaced, resolve_features, share
 from hetexp.models.protocols import Detections
 from hetexp.models.trace import (
     GRADIENT_BUDGET,
@@ -37,6 +39,7 @@ from hetexp.models.watch import Seen, Watch
 from hetexp.models.wiring import Wire, step
 
 Grid = tuple[int, int]
+Inputs = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Run:
     """What one observed forward pass of images of one size left behind.
 
     Attributes:
+        inputs: what the model was given, without padding.
         logits: the model's own [B, Q, ...].
         boxes: [B, Q, 4] cxcywh, relative.
         seen: step's name -> what was observed.
@@ -51,6 +55,7 @@ class Run:
         grids: (h, w) of every level.
     """
 
+    inputs: Inputs
     logits: Tensor
     boxes: Tensor
     seen: Mapping[str, Seen]
@@ -71,6 +76,7 @@ class ObservedDetector(ImageDetector):
 
     feature_names: tuple[str, ...] = ("projection", "encoder")
     has_no_object: ClassVar[bool] = False
+    other_inputs: ClassVar[tuple[str, ...]] = ()  # what the model reads beside pixels, an equal share per image
 
     # -- the wiring --------------------------------------------------------------------------------------------
 
@@ -112,9 +118,19 @@ class ObservedDetector(ImageDetector):
         """The tokens that the predictions of some object queries [k] are read from."""
         return {"queries": queries}
 
-    def predict(self, pixels: Tensor) -> Any:
+    def wires(self) -> Sequence[Wire]:
+        """All that is observed, in the order in which the model runs it."""
+        return [*self.encoder_wires(), *self.decoder_wires()]
+
+    def predict(self, inputs: Inputs) -> Any:
         """The model's own output for images without padding; it has `logits` and `pred_boxes`."""
-        return self.model(pixel_values=pixels)
+        return self.model(pixel_values=inputs["pixel_values"])
+
+    def stream_features(
+        self, run: Run, name: str, gradients: Sequence[Tensor | None], b: int, k: int
+    ) -> dict[str, Features]:
+        """A feature of one image by stream, and its gradients for `k` targets."""
+        return {self.views(run.grids)["image"].stream: _features(run.features[name], gradients, b, k)}
 
     def sizes(self, run: Run) -> dict[str, int]:
         """Tokens of every stream."""
@@ -132,8 +148,8 @@ class ObservedDetector(ImageDetector):
         wanted = resolve_features(features, self.feature_names)
         pixels, sizes = self._pixels(inputs)
         found: dict[int, AttentionTrace] = {}
-        for members, crop in _by_size(pixels, sizes):
-            traces = self._traces(crop, [targets[b] for b in members], wanted, (pixels.shape[2], pixels.shape[3]))
+        for members, batch in self._by_size(inputs, pixels, sizes):
+            traces = self._traces(batch, [targets[b] for b in members], wanted, (pixels.shape[2], pixels.shape[3]))
             found |= dict(zip(members, traces, strict=True))
         return [found[b] for b in range(len(pixels))]
 
@@ -142,27 +158,36 @@ class ObservedDetector(ImageDetector):
         """Predictions per image, padding handled as in `trace`."""
         pixels, sizes = self._pixels(inputs)
         found: dict[int, Detections] = {}
-        for members, crop in _by_size(pixels, sizes):
+        for members, batch in self._by_size(inputs, pixels, sizes):
             with folded(self.backbone), self._autocast():
-                output = self.predict(crop)
+                output = self._predicted(batch)
             one_by_one = map(self._detections, output.logits, output.pred_boxes)
             found |= dict(zip(members, one_by_one, strict=True))
         return [found[b] for b in range(len(pixels))]
 
+    def _by_size(self, inputs: Inputs, pixels: Tensor, sizes: Sequence[Grid]) -> Iterator[tuple[list[int], Inputs]]:
+        """Numbers of the images of one size, and their inputs without padding."""
+        others = {name: inputs[name].to(self.device) for name in self.other_inputs if name in inputs}
+        for height, width in dict.fromkeys(sizes):
+            members = [b for b, size in enumerate(sizes) if size == (height, width)]
+            own = {name: share(x, len(pixels), members) for name, x in others.items()}
+            yield members, {"pixel_values": pixels[members, :, :height, :width], **own}
+
     def _traces(
-        self, pixels: Tensor, targets: Sequence[Sequence[Target]], wanted: Mapping[str, str], padded: Grid
+        self, inputs: Inputs, targets: Sequence[Sequence[Target]], wanted: Mapping[str, str], padded: Grid
     ) -> list[AttentionTrace]:
         names = list(dict.fromkeys(wanted.values()))
         with torch.inference_mode(False), torch.enable_grad(), frozen(self.model):
-            run = self._run(pixels, names)
+            run = self._run(inputs, names)
             chosen = [self._expand(run.logits[b], own) for b, own in enumerate(targets)]
             scalars = [self._scalars(run.logits[b], run.boxes[b], pairs) for b, pairs in enumerate(chosen)]
-        size = (pixels.shape[2], pixels.shape[3])
+        n, size = len(targets), (inputs["pixel_values"].shape[2], inputs["pixel_values"].shape[3])
         if max(map(len, scalars)) * _gradient_bytes(run) <= GRADIENT_BUDGET:
             found = _gradients(run, scalars)
             return [self._item(run, b, pairs, found, wanted, size, padded) for b, pairs in enumerate(chosen)]
-        if len(pixels) > 1:  # one at a time, or every backward pass would go through all images again
-            return [self._traces(pixels[b : b + 1], [own], wanted, padded)[0] for b, own in enumerate(targets)]
+        if n > 1:  # one at a time, or every backward pass would go through all images again
+            alone = [{name: share(x, n, [b]) for name, x in inputs.items()} for b in range(n)]
+            return [self._traces(alone[b], [own], wanted, padded)[0] for b, own in enumerate(targets)]
 
         def part(start: int, stop: int) -> AttentionTrace:
             found = _gradients(run, [scalars[0][start:stop]], keep_graph=True)
@@ -171,18 +196,25 @@ class ObservedDetector(ImageDetector):
         nothing = _gradients(run, [[]])
         return [replace(self._item(run, 0, chosen[0], nothing, wanted, size, padded), deferred=part)]
 
-    def _run(self, pixels: Tensor, names: Sequence[str]) -> Run:
-        wires = {wire.name: wire.module for wire in (*self.encoder_wires(), *self.decoder_wires())}
+    def _predicted(self, inputs: Inputs) -> Any:
+        """`predict`, whose output must be finite."""
+        output = self.predict(inputs)
+        again = partial(self.predict, inputs)
+        require_finite(self.model, output.logits, output.pred_boxes, inputs=inputs, again=again)
+        return output
+
+    def _run(self, inputs: Inputs, names: Sequence[str]) -> Run:
+        wires = {wire.name: wire.module for wire in self.wires()}
         modules = self.feature_modules()
         kept: dict[str, list[Tensor]] = {name: [] for name in modules}
         watch = Watch(wires)
         observing = (_keeping(modules, kept, names), watch.watching(self.model))
         with folded(self.backbone), self._autocast(), observing[0], observing[1]:
-            output = self.predict(pixels)
+            output = self._predicted(inputs)
         seen = {call.name: call for call in watch.calls}
         assert list(seen) == list(wires), f"observed {[call.name for call in watch.calls]}, wired {list(wires)}"
-        grids = self.grids(pixels, kept[self.feature_names[0]])
-        return Run(output.logits, output.pred_boxes, seen, {name: kept[name] for name in names}, grids)
+        grids = self.grids(inputs["pixel_values"], kept[self.feature_names[0]])
+        return Run(inputs, output.logits, output.pred_boxes, seen, {name: kept[name] for name in names}, grids)
 
     @contextmanager
     def _autocast(self) -> Iterator[None]:
@@ -229,10 +261,7 @@ class ObservedDetector(ImageDetector):
             layouts={"image": _layout(run.grids, size, padded, self.padded_length, run.logits.device)},
             queries=queries,
             features={
-                asked: {
-                    self.views(run.grids)["image"].stream: _features(run.features[name], gradients.features[name], b, k)
-                }
-                for asked, name in wanted.items()
+                asked: self.stream_features(run, name, gradients.features[name], b, k) for asked, name in wanted.items()
             },
             outputs={
                 "logits": run.logits[b].detach(),
@@ -256,13 +285,6 @@ def _gradients(run: Run, scalars: Sequence[Sequence[Tensor]], keep_graph: bool =
         gradient = next(found)
         of_outputs[name] = None if gradient is None else seen.by_head(gradient)
     return Gradients(of_outputs, {name: [next(found) for _ in several] for name, several in run.features.items()})
-
-
-def _by_size(pixels: Tensor, sizes: Sequence[Grid]) -> Iterator[tuple[list[int], Tensor]]:
-    """Numbers of the images of one size, and their pixels without padding."""
-    for height, width in dict.fromkeys(sizes):
-        members = [b for b, size in enumerate(sizes) if size == (height, width)]
-        yield members, pixels[members, :, :height, :width]
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hetexp.errors import InputError
+from hetexp.models.finite import require_finite
 from hetexp.models.observe import frozen, resolve_features
 from hetexp.models.observed_run import Inputs, Place, Question, Run, entering, lanes_of
 from hetexp.models.processed import ProcessedModel
@@ -59,6 +61,10 @@ class ObservedModel(ProcessedModel, ABC):
     @abstractmethod
     def fusion_wires(self) -> Sequence[Wire]:
         """What follows, first to last."""
+
+    def fusion_groups(self) -> Sequence[Sequence[Wire]]:
+        """What follows, in groups of steps that read the streams as they were before any of them."""
+        return [[wire] for wire in self.fusion_wires()]
 
     @abstractmethod
     def first_layers(self) -> Mapping[str, nn.Module]:
@@ -166,6 +172,7 @@ class ObservedModel(ProcessedModel, ABC):
         embedded: dict[str, Tensor] = {}
         with entering(self.first_layers(), embedded, embedding), watch.watching(self.model):
             logits, notes = self.run(batch)
+            require_finite(self.model, logits, inputs=batch, again=partial(self.run, batch))
         seen = {call.name: call for call in watch.calls}
         called = [call.name for call in watch.calls]
         in_order = [[name for name in called if name in part] for part in parts] == parts
@@ -195,9 +202,10 @@ class ObservedModel(ProcessedModel, ABC):
         valid = {s: mask.nonzero().flatten() for s, mask in masks.items()}
         rank = {s: mask.cumsum(0) - 1 for s, mask in masks.items()}
 
-        def groups(wires: Sequence[Wire]) -> tuple[Group, ...]:
+        def groups(several: Iterable[Sequence[Wire]]) -> tuple[Group, ...]:
             return tuple(
-                (step(w, run.seen[w.name], rows[w.name], question.members[w.query], k, valid=valid),) for w in wires
+                tuple(step(w, run.seen[w.name], rows[w.name], question.members[w.query], k, valid=valid) for w in wires)
+                for wires in several
             )
 
         def features(stream: str) -> Features:
@@ -216,8 +224,8 @@ class ObservedModel(ProcessedModel, ABC):
         return AttentionTrace(
             sizes={s: len(v) for s, v in valid.items()},
             views=views,
-            encoder=groups(self.encoder_wires()),
-            fusion=groups(self.fusion_wires()),
+            encoder=groups([wire] for wire in self.encoder_wires()),
+            fusion=groups(self.fusion_groups()),
             targets=question.targets,
             layouts=layouts,
             features={asked: {s: features(s) for s in run.embedded} for asked in wanted},

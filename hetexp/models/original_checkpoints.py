@@ -149,7 +149,15 @@ def _read(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):  # settings of training checkpoints
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        if asked:
+            raise CheckpointError(
+                f"{path} was refused and nothing of it was run: it is a pickle that asks for {asked[1]}, where a "
+                "checkpoint holds tensors and settings alone. Take the file from its authors, or one of safetensors"
+            ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "a damaged pickle"  # torch's own text says how to run it all the same
         raise CheckpointError(
             f"{path} cannot be read as a PyTorch checkpoint ({reason}): it may be cut short, fetch it again"
         ) from error

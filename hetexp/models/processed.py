@@ -100,10 +100,11 @@ class ProcessedModel(WrappedModel):
         return self.processor
 
     def words(self, ids: Tensor) -> list[str]:
-        """Tokens as text, special ones included; their numbers where there is no tokenizer."""
+        """Tokens as text, special ones included; their numbers where there is no tokenizer, or it has no such token."""
         if self._tokenizer is None:
             return [str(i) for i in ids.tolist()]
-        return list(self._tokenizer.convert_ids_to_tokens(ids.tolist()))
+        found = self._tokenizer.convert_ids_to_tokens(ids.tolist())
+        return [str(i) if token is None else token for i, token in zip(ids.tolist(), found, strict=True)]
 
     def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Inputs on the model's device, floating ones in its type."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from PIL.Image import Image
@@ -130,8 +130,20 @@ class EncodedQuestion:
     image: str = ""
 
 
+@runtime_checkable
+class ReadsPictures(Protocol):
+    """A model that cuts a picture into parts itself; its regions are these, not those of a file."""
+
+    def regions_of(self, image: Image) -> tuple[Tensor, Tensor]:
+        """Features [R, D] and boxes [R, 4] (x1, y1, x2, y2 in units of the image's sides) of an RGB picture's parts."""
+        ...
+
+
 class Answerer(Adapter, Protocol):
-    """A model that answers a question about an image given as regions; its sources are "text" and "image"."""
+    """A model that answers a question about an image given as regions; its sources are "text" and "image".
+
+    An image may be given as patches: these are regions of equal size (see `ReadsPictures`).
+    """
 
     answers: list[str] | None  # answer strings in the order of the logits, if known
 
@@ -142,7 +154,7 @@ class Answerer(Adapter, Protocol):
 
     @property
     def feature_width(self) -> int:
-        """Numbers per region that the model reads."""
+        """Numbers per region that the model reads, its box left out."""
         ...
 
     def encode(self, question: str, features: Tensor, boxes: Tensor, image: str = "") -> EncodedQuestion:
@@ -153,7 +165,7 @@ class Answerer(Adapter, Protocol):
         """
         ...
 
-    def token_texts(self, encoded: EncodedQuestion) -> list[str]:
+    def question_tokens(self, encoded: EncodedQuestion) -> list[str]:
         """The question's tokens as text, special ones included."""
         ...
 

@@ -14,7 +14,7 @@ from hetexp.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["detection", "vqa", "answer", "text", "similarity"]
+Kind = Literal["detection", "vqa", "text", "similarity", "wired"]
 AUTO = "auto"
 
 
@@ -24,15 +24,17 @@ class Architecture:
 
     Attributes:
         name: `model_type` of its `config.json`, and `model.name` of the configuration.
+        label: what it is called in print.
         kind: what its models do, which decides the experiment: "detection" (a `Detector`) or "vqa" (an `Answerer`).
-            There is none for models that are no more than an `Adapter`: "answer" (they answer questions), "text" (they
-            write text), "similarity" (they score texts and pictures).
+            There is none for models that are no more than an `Adapter`: "text" (they write text), "similarity" (they
+            score texts and pictures).
         module: where its adapter is, "module" or "module:Class"; `load(source, device, dtype, revision, **options)`
             there builds one.
         suffixes: of single files that its authors released and `load` reads.
     """
 
     name: str
+    label: str
     kind: Kind
     module: str
     suffixes: tuple[str, ...] = ()
@@ -49,31 +51,38 @@ class Architecture:
 ARCHITECTURES: dict[str, Architecture] = {
     a.name: a
     for a in (
-        Architecture("detr", "detection", "hetexp.models.detr", (".pth", ".pt")),
-        Architecture("conditional_detr", "detection", "hetexp.models.conditional_detr"),
-        Architecture("dab-detr", "detection", "hetexp.models.dab_detr"),
-        Architecture("table-transformer", "detection", "hetexp.models.table_transformer"),
-        Architecture("yolos", "detection", "hetexp.models.yolos"),
-        Architecture("deformable_detr", "detection", "hetexp.models.deformable_detr"),
-        Architecture("rt_detr", "detection", "hetexp.models.rt_detr:RTDetrAdapter"),
-        Architecture("rt_detr_v2", "detection", "hetexp.models.rt_detr:RTDetrV2Adapter"),
-        Architecture("d_fine", "detection", "hetexp.models.rt_detr:DFineAdapter"),
-        Architecture("deimv2", "detection", "hetexp.models.rt_detr:Deimv2Adapter"),
-        Architecture("lw_detr", "detection", "hetexp.models.lw_detr:LwDetrAdapter"),
-        Architecture("rf_detr", "detection", "hetexp.models.lw_detr:RfDetrAdapter"),
-        Architecture("lxmert", "vqa", "hetexp.models.lxmert"),
-        Architecture("visual_bert", "answer", "hetexp.models.joint_stream:VisualBertAdapter"),
-        Architecture("vilt", "answer", "hetexp.models.joint_stream:ViltAdapter"),
-        Architecture("blip", "text", "hetexp.models.blip:BlipAdapter"),
-        Architecture("bart", "text", "hetexp.models.encoder_decoder:BartAdapter"),
-        Architecture("marian", "text", "hetexp.models.encoder_decoder:MarianAdapter"),
-        Architecture("t5", "text", "hetexp.models.encoder_decoder:T5Adapter"),
-        Architecture("whisper", "text", "hetexp.models.encoder_decoder:WhisperAdapter"),
-        Architecture("vision-encoder-decoder", "text", "hetexp.models.encoder_decoder:VisionEncoderDecoderAdapter"),
-        Architecture("clip", "similarity", "hetexp.models.two_towers:ClipAdapter"),
-        Architecture("siglip", "similarity", "hetexp.models.two_towers:SiglipAdapter"),
+        Architecture("detr", "DETR", "detection", "hetexp.models.detr", (".pth", ".pt")),
+        Architecture("conditional_detr", "Conditional DETR", "detection", "hetexp.models.conditional_detr"),
+        Architecture("dab-detr", "DAB-DETR", "detection", "hetexp.models.dab_detr"),
+        Architecture("table-transformer", "Table Transformer", "detection", "hetexp.models.table_transformer"),
+        Architecture("yolos", "YOLOS", "detection", "hetexp.models.yolos"),
+        Architecture("deformable_detr", "Deformable DETR", "detection", "hetexp.models.deformable_detr"),
+        Architecture("rt_detr", "RT-DETR", "detection", "hetexp.models.rt_detr:RTDetrAdapter"),
+        Architecture("rt_detr_v2", "RT-DETRv2", "detection", "hetexp.models.rt_detr:RTDetrV2Adapter"),
+        Architecture("d_fine", "D-FINE", "detection", "hetexp.models.rt_detr:DFineAdapter"),
+        Architecture("deimv2", "DEIMv2", "detection", "hetexp.models.rt_detr:Deimv2Adapter"),
+        Architecture("lw_detr", "LW-DETR", "detection", "hetexp.models.lw_detr:LwDetrAdapter"),
+        Architecture("rf_detr", "RF-DETR", "detection", "hetexp.models.lw_detr:RfDetrAdapter"),
+        Architecture("owlvit", "OWL-ViT", "detection", "hetexp.models.owl:OwlViTAdapter"),
+        Architecture("owlv2", "OWLv2", "detection", "hetexp.models.owl:Owlv2Adapter"),
+        Architecture("lxmert", "LXMERT", "vqa", "hetexp.models.lxmert"),
+        Architecture("visual_bert", "VisualBERT", "vqa", "hetexp.models.visual_bert:VisualBertAdapter"),
+        Architecture("vilt", "ViLT", "vqa", "hetexp.models.vilt:ViltAdapter"),
+        Architecture("blip", "BLIP", "text", "hetexp.models.blip:BlipAdapter"),
+        Architecture("bart", "BART", "text", "hetexp.models.encoder_decoder:BartAdapter"),
+        Architecture("marian", "Marian", "text", "hetexp.models.encoder_decoder:MarianAdapter"),
+        Architecture("t5", "T5", "text", "hetexp.models.encoder_decoder:T5Adapter"),
+        Architecture("whisper", "Whisper", "text", "hetexp.models.encoder_decoder:WhisperAdapter"),
+        Architecture(
+            "vision-encoder-decoder", "TrOCR", "text", "hetexp.models.encoder_decoder:VisionEncoderDecoderAdapter"
+        ),
+        Architecture("clip", "CLIP", "similarity", "hetexp.models.two_towers:ClipAdapter"),
+        Architecture("siglip", "SigLIP", "similarity", "hetexp.models.two_towers:SiglipAdapter"),
     )
 }
+
+
+ANY = Architecture("wired", "Wired", "wired", "hetexp.models.any_checkpoint")  # what a user's own wiring describes
 
 
 def get_architecture(name: str) -> Architecture:
@@ -102,8 +111,23 @@ def architecture_of(checkpoint: str | Path, revision: str | None = None) -> Arch
         return next(a for a in ARCHITECTURES.values() if Path(source).suffix in a.suffixes)
     found = read_config(source, revision).model_type
     if found not in ARCHITECTURES:
-        raise CheckpointError(f"{source!r} is a {found!r} checkpoint, which is not supported: {supported()}")
+        raise CheckpointError(
+            f"{source!r} is a {found!r} checkpoint, which is not supported: {supported()}; any other is explained "
+            "through a wiring, which task=structure proposes"
+        )
     return ARCHITECTURES[found]
+
+
+def is_known(checkpoint: str | Path, revision: str | None = None) -> bool:
+    """Whether a checkpoint's architecture is one of these.
+
+    Raises:
+        CheckpointError: for a checkpoint that is missing.
+    """
+    from hetexp.models.checkpoints import check_source, read_config
+
+    check_source(str(checkpoint), tuple(suffix for a in ARCHITECTURES.values() for suffix in a.suffixes))
+    return Path(checkpoint).is_file() or read_config(str(checkpoint), revision).model_type in ARCHITECTURES
 
 
 def supported() -> str:
@@ -132,7 +156,8 @@ def load_model(
         dtype: floating type of weights and attribution, torch.float32 by default; torch.float64 works throughout.
         revision: hub revision; known checkpoints have a pinned default.
         options: the architecture's own, e.g. `score_threshold` and `autocast` of detectors, `answers` (answer strings
-            in the order of the logits) of models that answer questions. One that is None keeps its default.
+            in the order of the logits) of models that answer questions. One that is None keeps its default. `wiring`,
+            the path of a YAML file, is for a checkpoint of any other architecture, see `hetexp.propose`.
 
     Returns:
         a `hetexp.models.protocols.Detector` or `Answerer`.
@@ -152,7 +177,11 @@ def load_model(
             )
         name, checkpoint = AUTO, name
     source = str(checkpoint)
-    architecture = architecture_of(source, revision) if name == AUTO else get_architecture(str(name))
+    if name == AUTO and options.get("wiring") is not None:
+        check_source(source)
+        architecture = ANY
+    else:
+        architecture = architecture_of(source, revision) if name == AUTO else get_architecture(str(name))
     check_source(source, architecture.suffixes)
     given = {key: value for key, value in options.items() if value is not None}
     known = list(inspect.signature(architecture.load).parameters)[4:]

@@ -59,6 +59,8 @@ class AttentionStep:
         key_index: likewise the columns' [Nk].
         points: where a sparse map between two streams was sampled, x and y in units of the image's sides
             [heads, Nq, points, 2], and the weight of each point [heads, Nq, points].
+        queries: of a dense map, what was compared with the keys [heads, Nq, width].
+        keys: what it was compared with [heads, Nk, width].
     """
 
     name: str
@@ -71,6 +73,8 @@ class AttentionStep:
     query_index: Tensor | None = None
     key_index: Tensor | None = None
     points: tuple[Tensor, Tensor] | None = None
+    queries: Tensor | None = None
+    keys: Tensor | None = None
 
     @property
     def is_self(self) -> bool:
@@ -98,8 +102,13 @@ Group = tuple[AttentionStep, ...]
 class Features:
     """Activations of one stream with their gradient, for methods on intermediate features."""
 
-    activation: Tensor  # [N, channels]
+    activation: Tensor  # [N, channels], or [targets, N, channels] where each target has an input of its own
     gradient: Tensor  # [targets, N, channels]
+
+    def slice(self, start: int, stop: int) -> Features:
+        """Those of targets start..stop-1."""
+        activation = self.activation[start:stop] if self.activation.ndim == 3 else self.activation
+        return Features(activation, self.gradient[start:stop])
 
 
 @dataclass(frozen=True)
@@ -219,6 +228,8 @@ class AttentionTrace:
         deferred: finds the trace of targets start..stop-1 where the gradients of all would take too much memory; the
             steps of this trace then hold those of none.
         causal: the stream whose tokens attend none after themselves, if the prediction is read from it.
+        alternatives: where targets read different inputs (one of several texts), which one each does [k]; those of a
+            slice must read the same, and the streams of this trace are as long as the longest.
         passes: traces of further passes that methods asked for, under what they asked with.
     """
 
@@ -234,6 +245,7 @@ class AttentionTrace:
     outputs: Mapping[str, Any] = field(default_factory=dict)
     deferred: Callable[[int, int], AttentionTrace] | None = None
     causal: str | None = None
+    alternatives: Tensor | None = None
     passes: Mapping[Any, AttentionTrace] = field(default_factory=dict)
 
     @property
@@ -271,11 +283,15 @@ class AttentionTrace:
             yield from group
 
     def runs(self, most: int) -> Iterator[tuple[int, int]]:
-        """Ranges start..stop-1 of at most `most` targets; in a causal stream all of a range explain the same token."""
-        tokens = [0] * self.n_targets if self.causal is None else self.readouts[self.causal].tolist()
+        """Ranges start..stop-1 of at most `most` targets that may be explained together.
+
+        All of a range explain the same token of a causal stream, and read the same of several alternatives.
+        """
+        deciding = [None if self.causal is None else self.readouts[self.causal], self.alternatives]
+        kinds = list(zip(*([0] * self.n_targets if x is None else x.tolist() for x in deciding), strict=True))
         start = 0
         for stop in range(1, self.n_targets + 1):
-            if stop == self.n_targets or stop - start == most or tokens[stop] != tokens[start]:
+            if stop == self.n_targets or stop - start == most or kinds[stop] != kinds[start]:
                 yield start, stop
                 start = stop
         if not self.n_targets:
@@ -293,11 +309,12 @@ class AttentionTrace:
 
         def cut(step: AttentionStep) -> AttentionStep:
             a, values, gradient = step.probabilities, step.values, step.output_gradient
+            queries, keys = step.queries, step.keys
             if step.query == stream:
-                a, gradient = a[:, :n], gradient[:, :, :n]
+                a, gradient, queries = a[:, :n], gradient[:, :, :n], None if queries is None else queries[:, :n]
             if step.key == stream:
-                a, values = a[..., :n], values[:, :n]
-            return replace(step, probabilities=a, values=values, output_gradient=gradient)
+                a, values, keys = a[..., :n], values[:, :n], None if keys is None else keys[:, :n]
+            return replace(step, probabilities=a, values=values, output_gradient=gradient, queries=queries, keys=keys)
 
         return replace(
             self,
@@ -317,7 +334,10 @@ class AttentionTrace:
         """The same trace for targets start..stop-1 (tensors are views, unless their gradients were deferred)."""
         passes = {asked: trace.slice(start, stop) for asked, trace in self.passes.items()}
         if self.deferred is not None:
-            return replace(self.deferred(start, stop), passes=passes)
+            piece = self.deferred(start, stop)
+            if piece.deferred is not None:
+                piece = piece.slice(0, stop - start)
+            return replace(piece, passes=passes)
 
         def cut(groups: tuple[Group, ...]) -> tuple[Group, ...]:
             return tuple(
@@ -332,8 +352,9 @@ class AttentionTrace:
             readouts={stream: tokens[start:stop] for stream, tokens in self.readouts.items()},
             targets=self.targets[start:stop],
             queries=None if self.queries is None else self.queries[start:stop],
+            alternatives=None if self.alternatives is None else self.alternatives[start:stop],
             features={
-                name: {s: replace(f, gradient=f.gradient[start:stop]) for s, f in by_source.items()}
+                name: {s: f.slice(start, stop) for s, f in by_source.items()}
                 for name, by_source in self.features.items()
             },
             passes=passes,
@@ -366,7 +387,8 @@ def batched_gradients(
         return [x.new_zeros(0, *x.shape) for x in inputs]
     gradients: list[Tensor | None] = [None] * len(inputs)
     for j in range(n):
-        total = torch.stack([s[j] for s in scalars if len(s) > j]).sum()
+        with torch.inference_mode(False), torch.enable_grad():
+            total = torch.stack([s[j] for s in scalars if len(s) > j]).sum()
         found = torch.autograd.grad(total, inputs, retain_graph=keep_graph or j + 1 < n, allow_unused=True)
         for i, gradient in enumerate(found):
             if gradient is None:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers import PreTrainedModel
 
 from hetexp.models.attention import own_attention
 from hetexp.models.deformable import Sampled, is_deformable, sampling_observed
@@ -37,6 +36,8 @@ class Seen:
         indices: of a sparse map [B, heads, Nq, C].
         shapes: of a sparse map, (h, w) of the levels that it samples.
         points: of a sparse map, locations [B, heads, Nq, points, 2] and weights [B, heads, Nq, points].
+        query: of a dense map, what was compared with the keys [B, heads, Nq, width].
+        key: what it was compared with [B, heads, Nk, width].
     """
 
     name: str
@@ -46,6 +47,8 @@ class Seen:
     indices: Tensor | None = None
     shapes: tuple[tuple[int, int], ...] = ()
     points: tuple[Tensor, Tensor] | None = None
+    query: Tensor | None = None
+    key: Tensor | None = None
 
     def by_head(self, gradient: Tensor) -> Tensor:
         """A gradient of the output [k, *its shape] as [k, B, heads, Nq, head_dim]."""
@@ -64,10 +67,10 @@ class Watch:
         self._names = {module: name for name, module in modules.items()}
 
     @contextmanager
-    def watching(self, model: PreTrainedModel) -> Iterator[None]:
+    def watching(self, model: nn.Module) -> Iterator[None]:
         """Observe what happens inside."""
         deformable = [m for m in self._modules.values() if is_deformable(m)]
-        products = _Products(self)
+        products = self._products()
         plain = [m for m in self._modules.values() if not is_deformable(m)]
         with (
             own_attention(model, self._dense, plain),
@@ -77,15 +80,27 @@ class Watch:
         ):
             yield
 
-    def _add(self, module: nn.Module, *parts: Any) -> None:
+    def _products(self) -> Products:
+        return Products(self)
+
+    def _add(self, module: nn.Module, *parts: Any, **more: Any) -> None:
         if module in self._names:
-            seen = Seen(self._names[module], *parts)
+            seen = Seen(self._names[module], *parts, **more)
             if not seen.output.requires_grad and torch.is_grad_enabled():
                 seen.output.requires_grad_()  # nothing before it depends on the input: the graph begins here
             self.calls.append(seen)
 
-    def _dense(self, module: nn.Module, probabilities: Tensor, values: Tensor, output: Tensor) -> None:
-        self._add(module, probabilities.detach(), values.detach(), output)
+    def _dense(
+        self,
+        module: nn.Module,
+        probabilities: Tensor,
+        values: Tensor,
+        output: Tensor,
+        query: Tensor | None = None,
+        key: Tensor | None = None,
+    ) -> None:
+        query, key = (None if x is None else x.detach() for x in (query, key))
+        self._add(module, probabilities.detach(), values.detach(), output, query=query, key=key)
 
     def _sparse(self, module: nn.Module, call: Sampled) -> None:
         entries, indices = call.entries()
@@ -93,13 +108,15 @@ class Watch:
         self._add(module, entries, call.value.detach().transpose(1, 2), call.output, indices, call.shapes, points)
 
 
-class _Products(TorchFunctionMode):
+class Products(TorchFunctionMode):
     """Catches softmax(...) V inside modules that compute it themselves."""
 
     def __init__(self, watch: Watch) -> None:
         super().__init__()
         self._watch = watch
         self._inside: list[tuple[nn.Module, int]] = []  # modules that run, with the batch size
+        self._scored: list[Tensor] = []  # what the innermost one multiplied last
+        self._compared: list[Tensor] = []  # the same when it took the softmax: queries and keys
         self._maps: list[Tensor] = []  # softmax outputs of the innermost one, and what was only renamed or rounded
 
     def around(self, module: nn.Module) -> Sequence[Any]:
@@ -108,7 +125,7 @@ class _Products(TorchFunctionMode):
         def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
             first = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
             self._inside.append((module, first.shape[0]))
-            self._maps = []
+            self._maps, self._scored = [], []
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
             self._inside.pop()
@@ -125,9 +142,11 @@ class _Products(TorchFunctionMode):
         if not self._inside or not isinstance(out, Tensor) or not args or not isinstance(args[0], Tensor):
             return out
         if func in _SOFTMAX:
-            self._maps = [out]
+            self._maps, self._compared = [out], self._scored
         elif func in _PRODUCTS and self._is_map(args[0]):
             self._record(args[0], args[1], out)
+        elif func in _PRODUCTS:
+            self._scored = [args[0], args[1].transpose(-1, -2)]
         elif self._is_map(args[0]) and out.shape.numel() == args[0].shape.numel():
             self._maps.append(out)  # a view, a cast, dropout that is off
         return out
@@ -137,6 +156,9 @@ class _Products(TorchFunctionMode):
 
     def _record(self, probabilities: Tensor, values: Tensor, output: Tensor) -> None:
         module, batch = self._inside[-1]
-        a, v = (x.detach().reshape(batch, -1, *x.shape[-2:]) for x in (probabilities, values))
-        self._watch._dense(module, a, v, output)
+        a, v, *compared = (
+            x.detach().reshape(batch, -1, *x.shape[-2:]) for x in (probabilities, values, *self._compared)
+        )
+        query, key = compared or (None, None)
+        self._watch._dense(module, a, v, output, query, key)
         self._maps = []

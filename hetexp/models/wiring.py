@@ -68,6 +68,10 @@ def step(
     if gradient is None:
         gradient = seen.values.new_zeros(k, len(seen.values), heads, n_query, seen.values.shape[3])
     probabilities, values, own = seen.probabilities[b], seen.values[b], gradient[:k, b]
+    queries, keys = (None if x is None else x[b] for x in (seen.query, seen.key))
+    if valid is not None and keys is not None and queries is not None:
+        queries = pick(queries, 1, valid[wire.query]) if wire.query in valid else queries
+        keys = pick(keys, 1, valid[wire.key]) if wire.key in valid else keys
     if valid is not None and wire.key in valid:
         probabilities, values = pick(probabilities, 2, valid[wire.key]), pick(values, 1, valid[wire.key])
     if valid is not None and wire.query in valid:
@@ -83,4 +87,6 @@ def step(
         tokens,
         tokens,
         None if seen.points is None or wire.query == wire.key else (seen.points[0][b], seen.points[1][b]),
+        queries,
+        keys,
     )

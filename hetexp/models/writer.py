@@ -67,11 +67,30 @@ class Writer(ObservedModel):
         ends = (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
         return own[:-1] if own and own[-1] in ends else own
 
+    @property
+    def longest(self) -> int | None:
+        """Tokens that the decoder takes; None where its positions know no end."""
+        own = self.model.config
+        for config in (getattr(own, "text_config", None), getattr(own, "decoder", None), own):
+            for name in ("max_target_positions", "max_position_embeddings"):
+                if isinstance(getattr(config, name, None), int):
+                    return int(getattr(config, name))
+        return None
+
+    def at_most(self, new_tokens: int, inputs: Inputs) -> int:
+        """How many tokens can be written behind what the decoder is given."""
+        given = self.placed(inputs)["decoder_input_ids"].shape[1]
+        return new_tokens if self.longest is None else max(1, min(new_tokens, self.longest - given))
+
     @torch.no_grad()
     def generate(self, inputs: Inputs, max_new_tokens: int) -> Tensor:
-        """What the model writes greedily, from its decoder inputs on: token ids [B, N], these included."""
+        """What the model writes greedily, from its decoder inputs on: token ids [B, N], these included.
+
+        It ends where the decoder takes no more.
+        """
+        most = self.at_most(max_new_tokens, inputs)
         found: Tensor = GenerationMixin.generate(
-            self.model, **self.placed(inputs), do_sample=False, num_beams=1, max_new_tokens=max_new_tokens
+            self.model, **self.placed(inputs), do_sample=False, num_beams=1, max_new_tokens=most
         )
         return found
 

@@ -1,4 +1,4 @@
-"""Whether the order of methods holds for other detectors: AP of every method on every detector, scale by scale."""
+"""Whether the order of methods holds for other detectors: AP scale by scale, and measures against the ground truth."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from hetexp.errors import DataError
 from hetexp.files import atomic_write
 from hetexp.reporting.commands import experiment_command
 from hetexp.reporting.latex import as_wide_as_the_line, environment, escape, escaped
-from hetexp.reporting.names import in_order, method_name
+from hetexp.reporting.names import in_order, method_name, model_name
 from hetexp.reporting.runs import Run
 
 EXPERIMENT = "detectors"
 SCALES = (1.0, 0.3)  # of Tables 1 and 2
+MEASURES = {"AUPRC": "AUPRC", "pointing_game": "pointing", "energy_target": "on target"}  # of Table 3
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Comparison:
     Attributes:
         by_scale: detector -> scales as rows, methods as columns.
         intervals: (detector, method, scale) -> ends of its interval, where it has one.
+        measures: (detector, method, metric) -> what Table 3 measures without a threshold, with its interval.
         checkpoints: detector -> its checkpoint.
         data: name of the data.
     """
 
     by_scale: dict[str, pd.DataFrame]
     intervals: dict[tuple[str, str, float], tuple[float, float]]
+    measures: dict[tuple[str, str, str], tuple[float, float, float]]
     checkpoints: dict[str, str]
     data: str
 
@@ -58,7 +61,12 @@ def compare_detectors(run: Run) -> Comparison:
         for row in mine[mine["ci_low"].notna()].itertuples():
             intervals[str(detector), str(row.method), float(row.threshold)] = float(row.ci_low), float(row.ci_high)
     checkpoints = {str(d): str(frame.loc[frame["model"] == d, "checkpoint"].iloc[-1]) for d in detectors}
-    return Comparison(by_scale, intervals, checkpoints, str(frame["data"].iloc[0]))
+    measured = run.frame[(run.frame["panel"] == "ground_truth") & run.frame["metric"].isin(list(MEASURES))]
+    measures = {
+        (str(row.model), str(row.method), str(row.metric)): (float(row.value), float(row.ci_low), float(row.ci_high))
+        for row in measured[measured["value"].notna()].itertuples()
+    }
+    return Comparison(by_scale, intervals, measures, checkpoints, str(frame["data"].iloc[0]))
 
 
 def orders(found: Comparison) -> pd.DataFrame:
@@ -71,7 +79,7 @@ def orders(found: Comparison) -> pd.DataFrame:
     for other in others:
         one, two = found.by_scale[first], found.by_scale[other]
         shared = [m for m in one.columns if m in two.columns]
-        rows[other] = {
+        rows[model_name(other)] = {
             f"{scale:g}": one.loc[scale, shared].corr(two.loc[scale, shared], method="kendall") for scale in SCALES
         }
     return pd.DataFrame(rows).T
@@ -82,13 +90,30 @@ def table_frame(found: Comparison) -> pd.DataFrame:
     columns: dict[str, dict[str, str]] = {}
     for detector, table in found.by_scale.items():
         for scale in SCALES:
-            columns[f"{detector}, {scale:g}"] = {
+            columns[f"{model_name(detector)}, {scale:g}"] = {
                 method: _cell(float(table.loc[scale, method]), found.intervals.get((detector, method, scale)))
                 for method in table.columns
             }
-        columns[f"{detector}, best"] = {
+        columns[f"{model_name(detector)}, best"] = {
             method: f"{table[method].max():.1f} ({table[method].idxmax():g})" for method in table.columns
         }
+    return _printed(columns)
+
+
+def measures_frame(found: Comparison) -> pd.DataFrame:
+    """Methods as rows; per detector Table 3's measures with their intervals. Empty if none were computed."""
+    columns: dict[str, dict[str, str]] = {}
+    for detector in found.by_scale:
+        for metric, heading in MEASURES.items():
+            own = {m: v for (d, m, name), v in found.measures.items() if (d, name) == (detector, metric)}
+            if own:
+                cells = {method: _cell(value, (low, high)) for method, (value, low, high) in own.items()}
+                columns[f"{model_name(detector)}, {heading}"] = cells
+    return _printed(columns)
+
+
+def _printed(columns: dict[str, dict[str, str]]) -> pd.DataFrame:
+    """Columns of cells by method, in the order of print."""
     frame = pd.DataFrame(columns)
     frame = frame.loc[in_order(set(frame.index))].fillna("n/a")
     frame.index = pd.Index([method_name(str(m)) for m in frame.index], name="method")
@@ -101,7 +126,7 @@ def _cell(value: float, ends: tuple[float, float] | None) -> str:
 
 def caption(found: Comparison) -> str:
     """What was measured on what."""
-    checkpoints = ", ".join(f"{name} ({checkpoint})" for name, checkpoint in found.checkpoints.items())
+    checkpoints = ", ".join(f"{model_name(name)} ({checkpoint})" for name, checkpoint in found.checkpoints.items())
     return (
         f"Segmentation AP of every method on several detectors, percent, {found.data}. At one and at 0.3 times Otsu's "
         f"threshold, and the best of all scales with the scale in brackets. Checkpoints: {checkpoints}."
@@ -112,25 +137,24 @@ def to_markdown(run: Run) -> str:
     """The table, and how alike the orders are."""
     found = compare_detectors(run)
     alike = orders(found).map(lambda tau: f"{tau:.2f}")
-    first = next(iter(found.by_scale))
-    return (
-        "\n\n".join(
-            [
-                caption(found),
-                table_frame(found).to_markdown(disable_numparse=True),
-                f"Kendall's rank correlation of the methods' AP with that of {first}, at each scale:",
-                alike.to_markdown(disable_numparse=True),
-                f"Made by `{experiment_command(EXPERIMENT)}`.",
-            ]
-        )
-        + "\n"
-    )
+    first = model_name(next(iter(found.by_scale)))
+    measures = measures_frame(found)
+    parts = [
+        caption(found),
+        table_frame(found).to_markdown(disable_numparse=True),
+        f"Kendall's rank correlation of the methods' AP with that of {first}, at each scale:",
+        alike.to_markdown(disable_numparse=True),
+    ]
+    if len(measures):
+        parts += ["Table 3's measures against the masks of the objects, without a threshold, percent:"]
+        parts += [measures.to_markdown(disable_numparse=True)]
+    return "\n\n".join([*parts, f"Made by `{experiment_command(EXPERIMENT)}`."]) + "\n"
 
 
 def write_table(run: Run, to: Path) -> tuple[list[Path], str]:
     """Write `detectors.csv`, `.md` and `.tex`; returns them and the Markdown."""
     found, text = compare_detectors(run), to_markdown(run)
-    frame = table_frame(found)
+    frame = table_frame(found).join(measures_frame(found))
     body = as_wide_as_the_line(escaped(frame), column_format="l" + "r" * frame.shape[1])
     paths = [
         atomic_write(to / "detectors.csv", frame.to_csv(lineterminator="\n")),

@@ -109,6 +109,36 @@ QUESTIONS = MeasureTable(
     "questions at most",
 )
 
+TEXT = MeasureTable(
+    "deciding_tokens",
+    "Deciding tokens: relevance of source tokens against those that decide the written word.",
+    "deciding_tokens",
+    {"AUROC": "AUROC ↑", "AUPRC": "AUPRC ↑", "rank": "Rank ↓"},
+    ("AUROC",),
+    "written words",
+)
+TEXT_PERTURBATION = MeasureTable(
+    "text_perturbation",
+    "Text perturbation: area under the written word's probability as source tokens are removed.",
+    "text_perturbation",
+    {"negative": "Least relevant first ↑", "positive": "Most relevant first ↓"},
+    (),
+    "written words",
+)
+DELETION = MeasureTable(
+    "deletion",
+    "Insertion and deletion: areas under the class's logit and the box's IoU as cells go or come by relevance.",
+    "deletion",
+    {
+        "deletion_class": "Deletion, class ↓",
+        "deletion_box": "Deletion, box ↓",
+        "insertion_class": "Insertion, class ↑",
+        "insertion_box": "Insertion, box ↑",
+    },
+    (),
+    "detections",
+)
+
 
 def to_markdown(table: MeasureTable, run: Run) -> str:
     """The table, and one for every measure shown part by part."""

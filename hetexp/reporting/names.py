@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from hetexp.attribution.registry import METHODS, MethodRecord
+from hetexp.attribution.registry import METHODS, VARIANT, MethodRecord
+from hetexp.models.registry import ARCHITECTURES
 
 # The five methods of the paper's tables and figures, in its order.
 PAPER_METHODS = ("gae", "odam", "ours_abs", "ours_pos", "ours_noised")
@@ -29,12 +30,10 @@ CONTROLS = {
     "oracle": "Oracle (control)",
 }
 
-_VARIANT = re.compile(r"(?P<base>[^()]+)\((?P<changes>.+)\)")
-
 
 def _parsed(method: str) -> tuple[MethodRecord | None, str]:
     """Record behind a method's name, if it is registered, and what a variant changes ("" for none)."""
-    variant = _VARIANT.fullmatch(method)
+    variant = VARIANT.fullmatch(method)
     if method in METHODS or variant is None:
         return METHODS.get(method), ""
     return METHODS.get(variant["base"]), re.sub(r",(?! )", ", ", variant["changes"])
@@ -51,6 +50,11 @@ def method_name(method: str) -> str:
     if record is None:
         return CONTROLS.get(method, method)
     return f"{record.label}, {changes}" if changes else record.label
+
+
+def model_name(model: str) -> str:
+    """Printed name of an architecture; one that is not registered here keeps its key."""
+    return ARCHITECTURES[model].label if model in ARCHITECTURES else model
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
@@ -71,3 +75,9 @@ def is_signed(method: str) -> bool:
     """Whether a method's record says that its relevance can be negative; False where there is no record."""
     record = record_of(method)
     return record is not None and record.signed
+
+
+def is_control(method: str) -> bool:
+    """Whether a name is that of a control."""
+    record = record_of(method)
+    return method in CONTROLS or (record is not None and record.control)

@@ -14,17 +14,34 @@ from pathlib import Path
 from typing import Protocol
 
 from hetexp.errors import ConfigError
-from hetexp.reporting import detectors, ground_truth, perturbation, tables
+from hetexp.reporting import (
+    board,
+    detectors,
+    ground_truth,
+    leaderboard,
+    perturbation,
+    perturbation_models,
+    tables,
+)
 from hetexp.reporting.commands import MissingInput
+from hetexp.reporting.evidence import choices, rival
 from hetexp.reporting.evidence.decide import decide_claims, newest_measurements, write_ledger
 from hetexp.reporting.evidence.ledger import read_ledger
+from hetexp.reporting.evidence.page import write_page
 from hetexp.reporting.figures import curves
+from hetexp.reporting.figures.choices import write_choices
 from hetexp.reporting.figures.detectors import write_detectors
+from hetexp.reporting.figures.leaderboard import write_leaderboard
+from hetexp.reporting.figures.mechanism import write_mechanism
 from hetexp.reporting.figures.of_samples import SAMPLE_FIGURES, SampleFigure
+from hetexp.reporting.figures.perturbation_models import write_models
+from hetexp.reporting.figures.randomisation import write_randomisation
 from hetexp.reporting.figures.style import save
+from hetexp.reporting.figures.text_perturbation import write_text_perturbation
 from hetexp.reporting.report import write_report
 from hetexp.reporting.runs import Run, newest_run, read_run
 from hetexp.reporting.samples import read_samples
+from hetexp.reporting.structures import TASK, write_structures
 
 __all__ = ["FIGURES", "TABLES", "Product", "decide", "make_figures", "make_tables", "write_report"]
 
@@ -106,6 +123,27 @@ class OfSamples:
         return Product(self.name, save(self.figure.draw(found), to / self.name), found.folder)
 
 
+@dataclass(frozen=True)
+class OfRuns:
+    """A product of several runs at once, which it finds below a folder itself."""
+
+    name: str
+    experiments: tuple[str, ...]
+    write: Callable[[Path, Path], tuple[list[Path], str]]
+
+    def reads(self, run: Run) -> bool:
+        return False
+
+    def __call__(self, outputs: Path, to: Path, results: Path | None = None) -> Product:
+        if results is not None:
+            raise ConfigError(
+                f"{self.name} is made of all runs of {' and '.join(self.experiments)} below {outputs}, not of "
+                f"results={results}: leave results out"
+            )
+        paths, text = self.write(outputs, to)
+        return Product(self.name, paths, outputs, text)
+
+
 def _compared(number: int) -> OfRun:
     def write(run: Run, to: Path) -> tuple[list[Path], str]:
         table = tables.compare(run, number)
@@ -114,7 +152,7 @@ def _compared(number: int) -> OfRun:
     return OfRun(f"table{number}", f"table{number}", write)
 
 
-def _by_name(makers: Iterable[OfRun | OfSamples]) -> dict[str, Maker]:
+def _by_name(makers: Iterable[OfRun | OfRuns | OfSamples]) -> dict[str, Maker]:
     return {maker.name: maker for maker in makers}
 
 
@@ -124,15 +162,34 @@ TABLES = _by_name(
         _compared(2),
         OfRun("table3", "table3", partial(ground_truth.write_table, ground_truth.DETECTION)),
         OfRun("table4", "table4", partial(ground_truth.write_table, ground_truth.QUESTIONS)),
+        OfRun("deciding_tokens", "deciding_tokens", partial(ground_truth.write_table, ground_truth.TEXT)),
+        OfRun(
+            "text_perturbation", "text_perturbation", partial(ground_truth.write_table, ground_truth.TEXT_PERTURBATION)
+        ),
         OfRun("detectors", detectors.EXPERIMENT, detectors.write_table),
+        OfRun("deletion", "deletion", partial(ground_truth.write_table, ground_truth.DELETION)),
+        OfRun("unit_free", "unit_free", partial(rival.write_table, rival.DETECTION)),
+        OfRun("unit_free_vqa", "unit_free_vqa", partial(rival.write_table, rival.QUESTIONS)),
+        OfRun("sensitivity", choices.DETECTION, choices.write_table),
+        OfRun("sensitivity_vqa", choices.QUESTIONS, choices.write_table),
+        OfRuns("leaderboard", board.EXPERIMENTS, leaderboard.write_table),
         OfRun("figure6", "figure6", lambda run, to: (perturbation.write_table(run, to), perturbation.to_markdown(run))),
+        OfRun("figure6_models", perturbation_models.EXPERIMENT, perturbation_models.write_table),
     ]
 )
-_FIGURES: list[OfRun | OfSamples] = [
+_FIGURES: list[OfRun | OfRuns | OfSamples] = [
     *(OfSamples(name, figure) for name, figure in SAMPLE_FIGURES.items()),
+    OfRuns("figure1", (TASK,), lambda outputs, to: (write_structures(outputs, to), "")),
     OfRun("figure6", "figure6", lambda run, to: (curves.write_perturbation(run, to), "")),
+    OfRun("figure6_models", perturbation_models.EXPERIMENT, lambda run, to: (write_models(run, to), "")),
+    OfRun("text_perturbation", "text_perturbation", lambda run, to: (write_text_perturbation(run, to), "")),
     OfRun("detectors", detectors.EXPERIMENT, lambda run, to: (write_detectors(run, to), "")),
+    OfRuns("leaderboard", board.EXPERIMENTS, lambda outputs, to: (write_leaderboard(outputs, to), "")),
     OfRun("threshold_sweep", "threshold_sweep", lambda run, to: (curves.write_sweep(run, to), "")),
+    OfRun("mechanism", "mechanism", lambda run, to: (write_mechanism(run, to), "")),
+    OfRun("randomisation", "randomisation", lambda run, to: (write_randomisation(run, to), "")),
+    OfRun("sensitivity", choices.DETECTION, lambda run, to: (write_choices(run, to), "")),
+    OfRun("sensitivity_vqa", choices.QUESTIONS, lambda run, to: (write_choices(run, to), "")),
 ]
 FIGURES = _by_name(sorted(_FIGURES, key=lambda maker: maker.name))
 
@@ -167,11 +224,11 @@ def make_figures(
 
 
 def decide(outputs: Path, to: Path | None = None) -> Product:
-    """Decide every claim of the paper from the newest runs, and write the ledger as CSV, Markdown and LaTeX.
+    """Decide every claim of the paper from the newest runs: the ledger as CSV, Markdown and LaTeX, and a page of it.
 
     Args:
         outputs: folder of the runs.
-        to: folder to write into; None is `<outputs>/tables`.
+        to: folder to write into; None is `<outputs>/tables`, and `<outputs>/report` for the page.
 
     Raises:
         MissingInput: if no run is there that any claim is about; the message names the commands.
@@ -181,7 +238,8 @@ def decide(outputs: Path, to: Path | None = None) -> Product:
     runs = newest_measurements(outputs, ledger)
     decisions = decide_claims(ledger.claims, runs)
     paths, text = write_ledger(ledger, decisions, runs, to or outputs / "tables")
-    return Product("claims", paths, outputs, text)
+    page = write_page(ledger, decisions, runs, outputs, (to or outputs / "report") / "evidence.html")
+    return Product("claims", [*paths, page], outputs, text)
 
 
 def _make(

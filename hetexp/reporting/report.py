@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,13 @@ from hetexp.errors import DataError, HetexpError
 from hetexp.files import atomic_write, file_hash
 from hetexp.paths import PACKAGE
 from hetexp.reporting import gallery, perturbation, tables
-from hetexp.reporting.commands import SAMPLES
+from hetexp.reporting.board import read_board
+from hetexp.reporting.board_page import page_context
+from hetexp.reporting.commands import MissingInput
 from hetexp.reporting.evidence.decide import with_interval
 from hetexp.reporting.evidence.verdicts import CONTRADICTED, HOLDS, NOT_MEASURED, UNDECIDED
 from hetexp.reporting.figures import curves
+from hetexp.reporting.figures.leaderboard import draw_leaderboard
 from hetexp.reporting.figures.of_samples import SAMPLE_FIGURES
 from hetexp.reporting.figures.style import styled
 from hetexp.reporting.names import PAPER_METHODS, method_name
@@ -33,6 +37,7 @@ from hetexp.reporting.samples import SampleSet, read_samples
 TEMPLATES = Path(__file__).with_name("templates")
 Part = TypeVar("Part")
 
+GALLERY_KINDS = ("detection", "vqa")
 RUNS = {"table1": "Table 1", "table2": "Table 2", "threshold_sweep": "Threshold sweep", "figure6": "Figure 6"}
 
 
@@ -227,7 +232,7 @@ def build(outputs: Path, partial: bool = False) -> str:
         if run is not None:
             runs[experiment] = run
     found = {}
-    for kind in SAMPLES:
+    for kind in GALLERY_KINDS:
         samples = collector.take(lambda k=kind: read_samples(outputs, k))  # type: ignore[misc]
         if samples is not None:
             found[kind] = samples
@@ -235,6 +240,10 @@ def build(outputs: Path, partial: bool = False) -> str:
     shown_tables = [table_context(t) for t in compared if t is not None]
     sweep = collector.take(lambda: sweep_context(runs["threshold_sweep"])) if "threshold_sweep" in runs else None
     figure6 = collector.take(lambda: perturbation_context(runs["figure6"])) if "figure6" in runs else None
+    board = None
+    with contextlib.suppress(MissingInput):  # it takes the longest, so the page does without
+        found_board = read_board(outputs)
+        board = page_context(found_board, data_uri(draw_leaderboard(found_board), vector=True))
     figures = sample_figures(found, collector)
     if collector.missing and not (partial and (runs or found)):
         raise DataError("the report lacks:\n  " + "\n  ".join(collector.missing))
@@ -243,6 +252,7 @@ def build(outputs: Path, partial: bool = False) -> str:
     sections += [("sweep", "Threshold")] if sweep else []
     sections += [("gallery", "Gallery")] if found else []
     sections += [("figure6", "Perturbation")] if figure6 else []
+    sections += [("leaderboard", "Leaderboard")] if board else []
     sections += [("figures", "Figures")] if figures else []
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -258,6 +268,7 @@ def build(outputs: Path, partial: bool = False) -> str:
         control=figure6["lines"] if figure6 else [],
         sweep=sweep,
         perturbation=figure6,
+        leaderboard=board,
         figures=figures,
         gallery=shown,
         models={kind: samples.about["model"] for kind, samples in found.items()},

@@ -57,7 +57,8 @@ class StoredExplanation:
         image: uint8 [H, W, 3], or the file that holds it; None where it is unknown.
         info: what `info.json` holds, see below.
         relevance: kind "detection": "<method>" [k, h, w]; kind "vqa": "<method>/text" [T] and "<method>/image" [R] of
-            regions or [h, w] of patches, and "<method>:<target>/..." for further targets.
+            regions or [h, w] of patches, and "<method>:<target>/..." for further targets; other kinds:
+            "<method>/<source>" [k, ...] of every source, and "spectrogram" [bands, frames] of a sound.
         masks: "<method>@<scale>" [k, H, W], 0 or 1.
         levels: maps as Otsu's threshold sees them, "<method>" uint8 [k, h, w].
         source: what error messages call it.
@@ -67,6 +68,8 @@ class StoredExplanation:
 
     - detection: "detections", k dictionaries with "label", "score" and "box"; "targets", k texts, where something else
       than the detection's own logit was explained; "input_size" [h, w];
+    - text and similarity: "targets" and "explained", what y was and what it is the logit of [k]; "token_texts", source
+      -> its tokens; "without_relevance", source -> per row the positions that hold none; "seconds" of a sound;
     - vqa: where known "tokens" [T], "boxes" [R] of regions, "question" and "answers", dictionaries with "answer" and
       "probability".
 
@@ -134,7 +137,7 @@ class StoredExplanation:
 
     @property
     def kind(self) -> str:
-        """ "detection" or "vqa"."""
+        """ "detection", "vqa", "text" or "similarity"."""
         return str(self.info["kind"])
 
     @cached_property
@@ -163,7 +166,10 @@ class StoredExplanation:
 
     def _grid(self) -> tuple[int, int] | None:
         """Height and width of its maps; None for relevance of regions."""
-        grids = (r.shape[-2:] for r in self.relevance.values() if r.ndim > 1)
+        of_image = self.kind in ("detection", "vqa")  # all that has more than one axis; else there are other sources
+        grids = (
+            r.shape[-2:] for key, r in self.relevance.items() if r.ndim > 1 and (of_image or key.endswith("/image"))
+        )
         return next(grids, None)
 
     def pixels(self, boxes: Any) -> np.ndarray:
@@ -204,6 +210,9 @@ class StoredExplanation:
     @property
     def methods(self) -> list[str]:
         """The methods whose relevance it holds, in the order of print."""
+        if self.kind in ("text", "similarity"):
+            held = {key.partition("/")[0] for key in self.relevance}
+            return in_order(m for m in self.info["methods"] if m in held)
         end = "/image" if self.kind == "vqa" else ""
         return in_order(m for m in self.info["methods"] if f"{m}{end}" in self.relevance)
 

@@ -35,7 +35,8 @@ from hetexp.models.registry import load_model
 from hetexp.targets import Logit
 
 ASSETS = Path(hetexp.__file__).parent / "assets"
-PASSING = [name for name, record in METHODS.items() if isinstance(record.build(), NeedsPasses)]
+RECENT = ("smooth_grad", "token_tm", "beyond_intuition", "d_rise", "atman")  # tests/attribution/test_recent_methods.py
+PASSING = [name for name, record in METHODS.items() if isinstance(record.build(), NeedsPasses) and name not in RECENT]
 
 
 @dataclass
@@ -210,6 +211,7 @@ def test_integrated_gradients_are_complete_on_trained_models(name: str) -> None:
     if name == "lxmert":
         data = {"root": ASSETS, "questions": "vqa/questions.json", "answers": "lxmert/label2ans.json", "draw": None}
         vqa = open_vqa({**data, "regions": "vqa/regions.safetensors"}, limit=1, seed=0)
+        assert vqa.regions is not None
         found = vqa.regions.regions(vqa.questions[0].img_id)
         features, boxes = (torch.from_numpy(np.asarray(x)) for x in (found.features, found.boxes))
         inputs = adapter.collate([adapter.encode(vqa.questions[0].sent, features, boxes)])

@@ -8,20 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compare import distance, tolerance
+from compare import distance, general_methods, tolerance
 
 from hetexp.api import explain
-from hetexp.attribution.attribute import attribute, build_methods
+from hetexp.attribution.attribute import attribute
 from hetexp.attribution.gae import Gae
 from hetexp.attribution.homologous import Homologous
 from hetexp.attribution.ours import Ours
-from hetexp.attribution.registry import METHODS
 from hetexp.models.registry import load_model
 from hetexp.targets import Difference, Logit, Ratio, RelativeDifference
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DTYPES = (torch.float64, torch.float32)
-ALL = {**build_methods(METHODS), "noised_total": Ours("pos", "total"), "gae_nonorm": Gae(normalise=False)}
+ALL = {**general_methods(), "noised_total": Ours("pos", "total"), "gae_nonorm": Gae(normalise=False)}
 # our name -> name of the golden array, without stream and precision
 REFERENCE = {
     "gae": "gae",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from compare import distance
+from compare import distance, general_methods
 from tiny import picture, question, tiny_detr, tiny_lxmert
 from torch import Tensor
 
@@ -18,7 +18,6 @@ from hetexp.attribution.method import Method
 from hetexp.attribution.odam import Odam
 from hetexp.attribution.ours import Ours
 from hetexp.attribution.propagation import per_sum
-from hetexp.attribution.registry import METHODS
 from hetexp.errors import ConfigError, InputError
 from hetexp.models.detr import DetrAdapter
 from hetexp.models.lxmert import LxmertAdapter
@@ -31,7 +30,7 @@ from hetexp.targets import Logit
 def trace() -> AttentionTrace:
     targets: list[list[Target]] = [[Logit(0, q) for q in range(3)]]
     adapter = DetrAdapter(tiny_detr(2, heads=4))
-    return observe(adapter, {"pixel_values": picture(48, 64)}, targets, build_methods(METHODS))[0]
+    return observe(adapter, {"pixel_values": picture(48, 64)}, targets, general_methods())[0]
 
 
 @pytest.mark.parametrize("block", [1, 3 * 12 * 12 * 8, 2**24])
@@ -71,7 +70,7 @@ def test_unknown_settings() -> None:
 
 
 def test_methods_differ(trace: AttentionTrace) -> None:
-    found = attribute(trace, build_methods(METHODS))
+    found = attribute(trace, general_methods())
     names = ["ours_abs", "ours_pos", "ours_full", "ours_noised", "odam", "raw_attention", "rollout", "random"]
     for i, a in enumerate(names):
         for b in names[:i]:
@@ -104,7 +103,7 @@ def model_of(name: str) -> tuple[Adapter, dict[str, Tensor], list[list[Target]]]
 def test_only_methods_that_read_features_pay_for_them(model: str) -> None:
     """Without ODAM and its like the trace holds no features, and every other method finds bit-equal relevance."""
     adapter, inputs, targets = model_of(model)
-    everything = build_methods(METHODS)
+    everything = general_methods()
     others = {name: method for name, method in everything.items() if not method.features}
     (with_odam,), (without,) = (observe(adapter, inputs, targets, methods) for methods in (everything, others))
     assert set(with_odam.features) == {"default"}
@@ -137,7 +136,7 @@ def test_several_features_in_one_pass(model: str) -> None:
 
 def test_own_entry_of_the_explained_token_is_zero_for_every_method() -> None:
     adapter, inputs, _ = model_of("lxmert")
-    methods: dict[str, Method] = {**build_methods(METHODS), "homologous": Homologous(), "plain": Gae(normalise=False)}
+    methods: dict[str, Method] = {**general_methods(), "homologous": Homologous(), "plain": Gae(normalise=False)}
     (trace,) = observe(adapter, inputs, [[Logit(0), Logit(2)]], methods)
     for name, found in attribute(trace, methods).items():
         assert found["text"][:, 0].tolist() == [0, 0], name

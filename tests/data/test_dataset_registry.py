@@ -64,6 +64,7 @@ def test_lxmert_gives_what_question_answering_asks_for(asked: dict[str, Any]) ->
     assert numbers(data) == list(range(20))
     assert data.answers == ["yes", "no"]
     assert data.digest == file_hash(Path(asked["root"]) / "q.json")
+    assert data.regions is not None
     assert data.regions.regions("image0").boxes.shape == (1, 4)
     with pytest.raises(ItemError, match="image1 has no regions"):
         data.regions.regions("image1")
@@ -85,7 +86,7 @@ def test_missing_data_are_named(scenes: dict[str, Any], asked: dict[str, Any]) -
 
 
 def test_unknown_formats_list_the_known() -> None:
-    with pytest.raises(ConfigError, match=r"unknown dataset format 'voc'\. Available: coco, lxmert$"):
+    with pytest.raises(ConfigError, match=r"unknown dataset format 'voc'\. Available: coco, lxmert, sentences$"):
         get_dataset("voc")
     with pytest.raises(ConfigError, match=r"format 'coco' are for detection.*needs vqa data: choose data=embedded_vqa"):
         get_dataset("coco", "vqa")

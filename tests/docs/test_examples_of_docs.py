@@ -139,6 +139,25 @@ def test_page_from_python_runs(tmp_path, monkeypatch):
     assert (tmp_path / "explained" / "masks.json").is_file()
 
 
+def test_own_architecture_is_wired_as_its_page_says(example, tmp_path, monkeypatch):
+    mine = example("my_architecture")
+    page = (EXAMPLES.parent / "how_to" / "wiring.md").read_text(encoding="utf-8")
+    printed = str(hetexp.propose(mine.Answerer(), mine.inputs()))
+    assert re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) == [printed]
+    shutil.copy(EXAMPLES / "my_wiring.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), names)
+    relevance = names["explanation"]["ours_abs"]
+    assert {source: tuple(found.shape) for source, found in relevance.items()} == {
+        "words": (1, 5),
+        "picture": (1, 3, 3),
+    }
+    uncorrected = hetexp.wrap(mine.Answerer(), hetexp.propose(mine.Answerer(), mine.inputs()))
+    joint = hetexp.explain(uncorrected, mine.inputs(), ["ours_abs"], hetexp.targets.Logit(2))["ours_abs"]["tokens"]
+    torch.testing.assert_close(torch.cat([relevance["words"], relevance["picture"].flatten(1)], 1), joint)
+
+
 def test_swept_from_the_command_line(tmp_path):
     shutil.copy(EXAMPLES / "my_method.py", tmp_path)
     shutil.copytree(EXAMPLES / "conf", tmp_path / "my_conf")

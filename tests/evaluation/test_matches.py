@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from hetexp.errors import InputError
 from hetexp.evaluation.bootstrap import resample_counts
 from hetexp.evaluation.coco import SEGM_THRESHOLDS, SegmentationScorer
-from hetexp.evaluation.matches import Matches
+from hetexp.evaluation.matches import Matches, estimates_of
 
 SIDE = 160
 IMAGES = 9
@@ -157,7 +157,7 @@ def test_in_parts_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     matches = matches_of(*scene(2)).matches()
     counts = resample_counts(IMAGES, 7, 1)
     at_once = matches.metrics(counts)
-    monkeypatch.setattr("hetexp.evaluation.matches._VALUES", 1)
+    monkeypatch.setattr("hetexp.evaluation.curves._VALUES", 1)
     for name, values in matches.metrics(counts).items():
         assert np.array_equal(values, at_once[name], equal_nan=True)
 
@@ -183,3 +183,20 @@ def test_unknown_metrics_and_other_images_are_refused() -> None:
         matches.metrics(resample_counts(IMAGES, 2, 0), ["AP_huge"])
     with pytest.raises(InputError, match=r"counts must be \[B, 9\]"):
         matches.metrics(resample_counts(4, 2, 0))
+
+
+def test_sets_of_masks_together_give_the_estimates_of_each_alone() -> None:
+    objects, found = scene(4)
+    rng = np.random.default_rng(0)
+    sets = []
+    for _ in range(3):  # the same detections, other masks
+        moved_masks = {i: [{**d, "segmentation": code(shape(rng, 80))} for d in ds] for i, ds in found.items()}
+        sets.append(matches_of(objects, moved_masks).matches())
+    sets.append(matches_of(objects, found).matches())
+    counts = resample_counts(IMAGES, 20, 3)
+    for alone, together in zip(sets, estimates_of(sets, counts), strict=True):
+        for name, estimate in alone.estimates(counts).items():
+            assert np.array_equal(estimate.resampled, together[name].resampled, equal_nan=True)
+    other = matches_of(*scene(5)).matches()
+    mixed = estimates_of([sets[0], other], counts, ["AP"])
+    assert mixed[1]["AP"].value == other.estimates(counts, ["AP"])["AP"].value

@@ -19,6 +19,7 @@ from hetexp.errors import ConfigError, DataError, HetexpError, InputError
 from hetexp.experiments.engine.session import open_session
 from hetexp.experiments.tasks import explain_own, without_data
 from hetexp.experiments.vqa import explain
+from hetexp.reporting.figures.explanation import draw_explanation, row_text
 from hetexp.reporting.samples import StoredExplanation
 
 Explained = Callable[[DictConfig], StoredExplanation]
@@ -68,6 +69,27 @@ def test_one_class_and_one_query(toy_config: Compose, toy_scenes: Path, explaine
     assert np.allclose(single.relevance["ours_pos"][0], sample.relevance["ours_pos"][0], rtol=1e-4, atol=1e-7)
 
 
+def test_what_was_explained_is_said_everywhere(
+    toy_config: Compose, toy_scenes: Path, explained: Explained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another class than the query's own is explained: picture, print-out and info.json say so."""
+    base = ["task=explain", f"image={picture(toy_scenes)}", "query=3", "methods=[ours_pos]"]
+    own = explained(toy_config(*base))
+    (label,) = (d["label"] for d in own.info["detections"])
+    other = next(f"c{i}" for i in range(8) if f"c{i}" != label)
+    assert row_text(own, 0) == f"{label} {own.info['detections'][0]['score']:.2f}"
+    capsys.readouterr()
+    for overrides, y in (
+        ([f"answers=[{other}]"], f"logit({other})"),
+        (["target=difference", f"answers=[{label},{other}]"], f"logit({label}) − logit({other})"),
+    ):
+        found = explained(toy_config(*base, *overrides))
+        assert found.info["targets"] == [y] == [row["target"] for row in found.info["rows"]]
+        assert row_text(found, 0).endswith(f", y = {y}")
+        assert y in " ".join(capsys.readouterr().out.split())
+        assert not np.allclose(found.relevance["ours_pos"], own.relevance["ours_pos"])
+
+
 def test_difference_between_two_classes(toy_config: Compose, toy_scenes: Path, explained: Explained) -> None:
     base = ["task=explain", f"image={picture(toy_scenes)}", "query=3", "methods=[ours_full]"]
     ab = explained(toy_config(*base, "target=difference", "answers=[c1,c2]"))
@@ -114,12 +136,16 @@ def test_a_question(
 
 
 def test_a_difference_of_answers_adds_the_signed_method(
-    toy_vqa_config: Compose, toy_vqa: Path, explained: Explained
+    toy_vqa_config: Compose, toy_vqa: Path, explained: Explained, capsys: pytest.CaptureFixture[str]
 ) -> None:
     question = "question=is there a zebra and a dog"
     cfg = toy_vqa_config("task=explain", f"image={picture(toy_vqa)}", question, "target=difference", "answers=[a1,a2]")
     sample = explained(cfg)
     assert sample.info["contrast"] == ["a1", "a2"]
+    y = "logit(a1) − logit(a2)"
+    assert [row["target"] for row in sample.info["rows"]] == [y]
+    assert f"explained: {y}" in capsys.readouterr().out
+    assert f"y = {y}" in "\n".join(text.get_text() for text in draw_explanation(sample).texts)
     assert sample.relevance["ours_full/image"].min() < 0
 
 
@@ -172,3 +198,12 @@ def test_an_image_in_any_mode(toy_config: Compose, tmp_path: Path, explained: Ex
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 140), dtype=np.uint8)).save(path)
     sample = explained(toy_config("task=explain", f"image={path}", "query=0"))
     assert sample.ground.shape == (90, 140, 3)
+
+
+def test_a_question_of_unknown_words_is_warned_of(
+    toy_vqa_config: Compose, toy_vqa: Path, explained: Explained, caplog: pytest.LogCaptureFixture
+) -> None:
+    for question, warned in (("is there a zebra?", False), ("qwertz uiop", True)):
+        caplog.clear()
+        explained(toy_vqa_config("task=explain", f"image={picture(toy_vqa)}", f"question={question}", "methods=[gae]"))
+        assert caplog.text.count("no word of question 'qwertz uiop' is in this model's vocabulary") == warned

@@ -19,6 +19,7 @@ from hetexp.experiments.engine.samples import chosen_items, write_explanations
 from hetexp.experiments.engine.session import open_session
 from hetexp.experiments.tasks import make_samples
 from hetexp.experiments.vqa.explain import contrast, find_image
+from hetexp.reporting.products import make_figures
 from hetexp.reporting.samples import read_samples
 
 PAPER = ["gae", "odam", "ours_abs", "ours_pos", "ours_noised"]
@@ -52,9 +53,26 @@ def test_chosen_ids_and_missing_ones(toy_config: Compose, tmp_path: Path, monkey
     session = open_session(toy_config("task=samples"), tmp_path / "run")
     monkeypatch.setattr(of_images, "chosen_items", lambda data: {"detection": [4, 2]})
     assert list(of_images.samples(session)) == ["4", "2"]
+    session.cfg.limit = 1
+    assert list(of_images.samples(session)) == ["4"], "limit counts samples, not images of the data"
     monkeypatch.setattr(of_images, "chosen_items", lambda data: {"detection": [4, 99]})
     with pytest.raises(DataError, match=r"\[99\] are not among"):
         of_images.samples(session)
+
+
+def test_methods_of_ones_choice_are_shown(toy_config: Compose, tmp_path: Path) -> None:
+    """Figures show whatever the samples were made with, ODAM or no ODAM, and a method named by itself besides."""
+    cfg = toy_config("task=samples", "limit=1", "methods=[gae,ours_abs,rollout]")
+    make_samples(open_session(cfg, tmp_path / "three"))
+    found = read_samples(Path(cfg.paths.outputs), "detection")
+    assert found.shown == ["gae", "ours_abs", "rollout"]
+    assert found.absent == ["odam", "ours_pos", "ours_noised"]
+    for made in make_figures(Path(cfg.paths.outputs), ["figure2", "figure3", "figure4"]):
+        assert all(path.stat().st_size > 5_000 for path in made.paths)
+    make_samples(open_session(toy_config("task=samples", "limit=1", "method=rollout"), tmp_path / "one more"))
+    found = read_samples(Path(cfg.paths.outputs), "detection")
+    assert found.shown == [*PAPER, "rollout"]
+    assert not found.absent
 
 
 def test_nothing_detected(toy_config: Compose, tmp_path: Path) -> None:
@@ -68,6 +86,7 @@ def test_questions_are_stored_for_both_targets(toy_vqa_config: Compose, tmp_path
     cfg = toy_vqa_config("task=samples", "limit=2", "data.name=toy")
     make_samples(open_session(cfg, tmp_path / "run"))
     found = read_samples(Path(cfg.paths.outputs), "vqa")
+    assert [len(found.part(part)) for part in ("questions", "logic")] == [2, 2]
     sample = found.part("questions")[0]
     assert sample.info["tokens"][0] == "[CLS]"
     assert sample.info["contrast"][0] == sample.info["answers"][0]["answer"] != sample.info["contrast"][1]

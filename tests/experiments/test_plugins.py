@@ -15,6 +15,7 @@ from run_helpers import Compose, run_to
 
 from hetexp.errors import ConfigError
 from hetexp.experiments.detection import metrics as of_detection
+from hetexp.experiments.detection.scenes import ScoredImage
 from hetexp.experiments.vqa import metrics as of_vqa
 from hetexp.experiments.vqa.metrics import Measured, Outcome
 
@@ -73,7 +74,7 @@ class MaskedShare:
     def __init__(self, coco: object, image_ids: object) -> None:
         self.shares: list[float] = []
 
-    def add(self, image: of_detection.ScoredImage) -> None:
+    def add(self, image: ScoredImage) -> None:
         self.shares += image.masks.float().mean((1, 2)).tolist()
 
     def values(self) -> dict[str, float | None]:

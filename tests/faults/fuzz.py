@@ -25,6 +25,7 @@ from random import Random
 from typing import Any, Protocol
 
 import fuzz_annotations
+import fuzz_configs
 import fuzz_images
 import fuzz_questions
 import torch
@@ -66,6 +67,7 @@ KINDS: dict[str, tuple[Callable[[Path], Subject], int]] = {
     "annotation files": (fuzz_annotations.Annotations, 2000),
     "question files": (fuzz_questions.Questions, 500),
     "images": (fuzz_images.Images, 500),
+    "configurations": (fuzz_configs.Configs, 300),
 }
 
 

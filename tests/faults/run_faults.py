@@ -1,6 +1,6 @@
 """Try faults on a toy run, each in a process of its own, and print what became of it as a Markdown table.
 
-    python tests/faults/run_faults.py > outputs/reference/faults.md
+    python tests/faults/run_faults.py --out outputs/reference/faults.md   # as `make faults` does
 
 "Equal" compares results.csv to that of an undisturbed run, byte by byte; of a download, what arrived to what was sent.
 About a quarter of an hour on two cores.
@@ -10,58 +10,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from fault import Fault, Row, data_fault, refused, survived
 from faulty_server import MEMBER, Answer, archive, hang_up, other, server, status
-from toy_run import NO_MEMORY, NO_WANDB, ROOT, UNITS, Done, Toy
-
-
-@dataclass
-class Row:
-    """What a fault led to."""
-
-    happened: str
-    code: int
-    equal: str
-
-
-Fault = Callable[[Toy, str], Row]
-
-
-def kill(seed: int) -> Fault:
-    """SIGKILL at a random moment: every fifth anywhere in the run, the others while the store is being written."""
-
-    def fault(toy: Toy, name: str) -> Row:
-        rng = random.Random(seed)
-        process = toy.start(name)
-        began = time.monotonic()
-        if seed % 5 == 0:
-            time.sleep(rng.uniform(0.1, 0.98) * toy.seconds)
-        else:
-            wanted = rng.randrange(UNITS)
-            while len(list(toy.store(name).glob("*/*/*/digests.json"))) < wanted and process.poll() is None:
-                time.sleep(0.001)
-            time.sleep(rng.uniform(0, 0.05))
-        after = time.monotonic() - began
-        toy.kill(process)
-        units = len([p for p in toy.store(name).glob("*/*/*/digests.json") if not p.parent.name.startswith(".")])
-        again = toy.run(name)
-        return Row(
-            f"killed after {after:.1f} s with {units} of {UNITS} units stored",
-            process.returncode,
-            toy.equal(again),
-        )
-
-    return fault
+from inputs import INPUTS
+from stops import STOPS
+from toy_run import NO_MEMORY, NO_WANDB, ROOT, Done, Toy
 
 
 def damage(change: Callable[[Path], str]) -> Fault:
@@ -128,46 +90,6 @@ def missing_file(store: Path) -> str:
     return "tensors.safetensors removed"
 
 
-def refused(*overrides: str, code: str | None = None) -> Fault:
-    """A run that must end with an error; the same folder then takes a right run."""
-
-    def fault(toy: Toy, name: str) -> Row:
-        first = toy.run(name, *overrides, code=code)
-        again = toy.run(name)
-        return Row(first.last, first.code, toy.equal(again))
-
-    return fault
-
-
-def survived(*overrides: str, code: str | None = None) -> Fault:
-    """A run that must go on to the end with equal results."""
-
-    def fault(toy: Toy, name: str) -> Row:
-        first = toy.run(name, *overrides, code=code)
-        return Row(first.last, first.code, toy.equal(first))
-
-    return fault
-
-
-def data_fault(relative: str, change: Callable[[bytes], bytes | None]) -> Fault:
-    """A file of the data or the checkpoint is damaged for a run, then restored."""
-
-    def fault(toy: Toy, name: str) -> Row:
-        path = toy.folder / relative
-        sound = path.read_bytes()
-        damaged = change(sound)
-        path.unlink()
-        if damaged is not None:
-            path.write_bytes(damaged)
-        first = toy.run(name)
-        path.write_bytes(sound)
-        (toy.folder / name / "run" / "results.csv").unlink(missing_ok=True)
-        again = toy.run(name)
-        return Row(first.last, first.code, toy.equal(again))
-
-    return fault
-
-
 def file_limit(toy: Toy, name: str) -> Row:
     first = toy.run(name, file_limit=5_000)
     stored = len(list(toy.store(name).glob("*/*/*/digests.json")))
@@ -206,19 +128,6 @@ def two_at_once(toy: Toy, name: str) -> Row:
     done = [toy.finish(f"{name}/{i}", p) for i, p in enumerate(processes)]
     equal = {toy.equal(d) for d in done}
     return Row("both processes ended well", max(abs(d.code) for d in done), "yes" if equal == {"yes"} else "NO")
-
-
-def interrupted_sweep(toy: Toy, name: str) -> Row:
-    sweep = ("-m", "threshold.scale=1.0,0.6,0.3")
-    whole = toy.run(f"{name}/whole", *sweep)
-    process = toy.start(f"{name}/broken", *sweep)
-    first = toy.folder / name / "broken" / "run" / "0" / "results.csv"
-    while not first.exists() and process.poll() is None:
-        time.sleep(0.01)
-    toy.kill(process)
-    again = toy.run(f"{name}/broken", *sweep)
-    equal = again.code == 0 and whole.results is not None and again.results == whole.results
-    return Row("killed after the first of three jobs", process.returncode, "yes" if equal else "NO")
 
 
 def shards(change: Callable[[Path], str], fix: Callable[[Path, Path], None]) -> Fault:
@@ -311,8 +220,8 @@ def table(folder: Path) -> dict[str, Fault]:
     brought = ["vqa/trainval_label2ans.json", "vqa/v2_OpenEnded_mscoco_val2014_questions.json"]
     brought += ["vqa/v2_mscoco_val2014_annotations.json", "vqa/valid.json"]
     lines = b"[" + b"1, " * 60_000 + b"1]"
-    items = {f"SIGKILL at a random moment ({seed + 1})": kill(seed) for seed in range(10)}
-    items |= {
+    return {
+        **STOPS,
         "full disk": full_disk,
         "file size limit": file_limit,
         "store's place taken by a file": store_is_a_file,
@@ -344,7 +253,6 @@ def table(folder: Path) -> dict[str, Fault]:
         "shard out of range": refused("shard=2/2"),
         "checkpoint that does not exist": refused("model.checkpoint=/nowhere"),
         "device that does not exist": refused("device=cuda:9"),
-        "sweep killed": interrupted_sweep,
         "two processes on one store": two_at_once,
         "merge with a gap": shards(gap, _restore),
         "merge with an overlap": shards(overlap, _restore),
@@ -361,27 +269,32 @@ def table(folder: Path) -> dict[str, Fault]:
         "download: page instead of JSON": network("lxmert_splits", lines, [other(b"<html>login</html>")]),
         "download: truncated zip": network("vqa_v2", zipped, [other(zipped[:200])], tuple(brought)),
         "download: wrong checksum": network("detr_r50", lines, [], recovers=False),
+        **INPUTS,
     }
-    return items
 
 
 def main() -> None:
-    """Try the faults whose name matches --only and print the table."""
+    """Try the faults whose name matches --only and print the table; --out takes it when all were tried."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="pattern in a fault's name")
+    parser.add_argument("--out", type=Path, help="file for the table")
     args = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = ["| fault | what happened | exit code | rerun equal |", "|---|---|---:|---|"]
+    print("\n".join(lines), flush=True)
     bad = 0
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         toy = Toy(Path(name))
-        print("| fault | what happened | exit code | rerun equal |\n|---|---|---:|---|", flush=True)
         for number, (title, fault) in enumerate(table(toy.folder).items()):
             if re.search(args.only, title):
                 row = fault(toy, f"fault{number}")
-                text = (
-                    re.sub(r"127\.0\.0\.1:\d+", "server", row.happened).replace(f"{toy.folder}/", "").replace("|", "/")
-                )
-                print(f"| {title} | {text} | {row.code} | {row.equal} |", flush=True)
+                text = re.sub(r"127\.0\.0\.1:\d+", "server", row.happened)
+                text = text.replace(f"{toy.folder}/", "").replace(str(toy.folder), "toy").replace("|", "/")
+                lines.append(f"| {title} | {text} | {row.code} | {row.equal} |")
+                print(lines[-1], flush=True)
                 bad += row.equal == "NO"
+    if args.out is not None:
+        args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     sys.exit(min(bad, 1))
 
 

@@ -1,4 +1,8 @@
-"""A toy run for `run_faults.py`: a tiny random DETR on a dozen random images, every run a process of its own."""
+"""A toy run for `run_faults.py`: a tiny random DETR on a dozen random images, every run a process of its own.
+
+Each process is forked from one that has loaded the libraries, so that a hundred runs do not load them a hundred times;
+what it then does is what `python run.py` does.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,12 @@ import json
 import os
 import resource
 import shutil
-import signal
-import subprocess
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +25,10 @@ from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 from transformers.utils import logging
 
+import hetexp.experiments.detection.run
+import hetexp.experiments.tasks  # noqa: F401  loaded before a run is forked
+from hetexp.cli import main
+
 logging.disable_progress_bar()
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +36,59 @@ IMAGES, CLASSES = 12, 8
 METHODS = "methods=[gae,odam,ours_abs]"
 UNITS = 4 * IMAGES // 2  # stored by a whole run: rows and three methods of every chunk of two images
 
-Run = subprocess.Popen[str]
+
+class Run:
+    """A forked process that runs the program; the part of `subprocess.Popen` that is needed here."""
+
+    def __init__(self, pid: int, said: Path) -> None:
+        self.pid, self._said = pid, said
+        self._status: int | None = None
+
+    @property
+    def returncode(self) -> int:
+        """Exit code, or minus the signal that ended it."""
+        assert self._status is not None
+        return os.waitstatus_to_exitcode(self._status)
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._status = status
+        return None if self._status is None else self.returncode
+
+    def communicate(self) -> tuple[str, None]:
+        """Wait for its end; what it said."""
+        if self._status is None:
+            _, self._status = os.waitpid(self.pid, 0)
+        return self._said.read_text(encoding="utf-8", errors="replace"), None
+
+
+def _become(arguments: list[str], folder: Path, said: Path, code: str | None, file_limit: int | None) -> None:
+    """In a forked process: run the program as a process of its own would, and end."""
+    os.setsid()
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False, encoding="utf-8") for n in (1, 2))
+    os.chdir(folder)
+    os.environ["NO_PROXY"] = "127.0.0.1"
+    if file_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    sys.argv = ["hetexp", *arguments]
+    status: Any = 0
+    try:
+        exec(code or "", {})
+        main()
+    except SystemExit as left:
+        status = left.code
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    os._exit(status if isinstance(status, int) else 0 if status is None else 1)
+
 
 # Run before a toy run's own code: memory for some images only, and a W&B that cannot be reached.
 NO_MEMORY = """
@@ -119,15 +179,15 @@ class Toy:
         self.folder, self.model, self.scenes = folder, folder / "model", folder / "scenes"
         write_model(self.model)
         write_scenes(self.scenes)
+        self._started = 0
         start = time.monotonic()
         self.reference = self.run("reference").results
         self.seconds = time.monotonic() - start
         if self.reference is None:
             raise SystemExit("the undisturbed run failed")
 
-    def command(self, name: str, *overrides: str, code: str | None = None) -> list[str]:
-        """Command line of a run in its own folder with its own store; `code` runs before the program."""
-        start = [str(ROOT / "run.py")] if code is None else ["-c", f"{code}\nfrom hetexp.cli import main\nmain()"]
+    def command(self, name: str, *overrides: str) -> list[str]:
+        """Command line of a run in its own folder with its own store."""
         multirun = "-m" in overrides
         folder = "hydra.sweep.dir" if multirun else "hydra.run.dir"
         base = [
@@ -142,32 +202,16 @@ class Toy:
             f"{folder}={self.folder}/{name}/run",
         ]
         flags = [o for o in overrides if o.startswith("-")]
-        return [sys.executable, *start, *flags, *base, METHODS, *(o for o in overrides if o not in flags)]
+        return [*flags, *base, METHODS, *(o for o in overrides if o not in flags)]
 
     def start(self, name: str, *overrides: str, code: str | None = None, file_limit: int | None = None) -> Run:
-        """Start a run without waiting for it."""
-
-        def limit() -> None:
-            if file_limit is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-
-        return subprocess.Popen(
-            self.command(name, *overrides, code=code),
-            cwd=self.folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            preexec_fn=limit,
-        )
-
-    @staticmethod
-    def kill(process: Run) -> None:
-        """SIGKILL a run and its children."""
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        """Start a run without waiting for it; `code` runs before the program."""
+        self._started += 1
+        said = self.folder / f"said-{self._started}.txt"
+        pid = os.fork()
+        if pid == 0:
+            _become(self.command(name, *overrides), self.folder, said, code, file_limit)
+        return Run(pid, said)
 
     def finish(self, name: str, process: Run) -> Done:
         """Wait for a run."""

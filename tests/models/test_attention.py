@@ -29,7 +29,7 @@ def test_output_maps_and_gradients(block: int, masked: bool, monkeypatch: pytest
     weight = random(5)
     module = torch.nn.Identity().eval()
     found = []
-    for attend in (attention._attend, eager_attention_forward):
+    for attend in (attention.attend, eager_attention_forward):
         output, maps = attend(module, query, key, value, mask, scaling=0.7)
         found.append((output, maps, *torch.autograd.grad((output * weight).sum(), (query, key, value))))
     assert not found[0][1].requires_grad

@@ -15,6 +15,8 @@ from torch import Tensor
 from transformers import BlipConfig, BlipForQuestionAnswering
 
 import hetexp
+from hetexp.attribution.attribute import attribute, build_methods, observe
+from hetexp.attribution.lrp import PASS
 from hetexp.errors import InputError
 from hetexp.models.blip import BlipAdapter
 from hetexp.targets import Logit
@@ -123,3 +125,47 @@ def test_a_generated_answer_equals_its_tokens_one_at_a_time() -> None:
             assert distance(found[method]["answer"][t : t + 1, : t + 1], one[method]["answer"]) <= 1e-9, method
     with pytest.raises(InputError, match="start token"):
         hetexp.explain_generated(adapter, inputs_of(), METHODS)
+
+
+def _mean_maps(run: oracle.Run, query: str, key: str) -> Tensor:
+    """Mean over layers and heads of the attention from one stream to another [Nq, Nk]."""
+    steps = [step for group in run.fusion for step in group if (step.query, step.key) == (query, key)]
+    return torch.stack([step.map.sum(0) / len(step.map) for step in steps]).mean(0)
+
+
+def test_mean_attention_passes_through_the_question() -> None:
+    model, inputs = blip(), inputs_of()
+    found = hetexp.explain(BlipAdapter(model), inputs, ["mean_attention"], Logit(3, query=3))["mean_attention"]
+    run = wanted(model, inputs, Logit(3, query=3))
+    text = _mean_maps(run, "answer", "text")[3]
+    assert distance(found["text"], text[None]) <= 1e-9
+    assert distance(found["image"].flatten(1), (text @ _mean_maps(run, "text", "image"))[None, 1:]) <= 1e-9
+
+
+def test_relevance_propagation_reaches_the_picture() -> None:
+    adapter, inputs, target = BlipAdapter(blip()), inputs_of(), Logit(3, query=3)
+    methods = build_methods(["partial_lrp", "transformer_attribution", "gae_lrp"])
+    (trace,) = observe(adapter, inputs, [[target]], methods)
+    relevance = {step.name: step for step in trace.passes[PASS].steps()}
+    plain = {step.name: step for step in trace.steps()}
+
+    def lrp(name: str) -> Tensor:  # [heads, Nq, Nk], from the equations
+        step = relevance[name]
+        heads = []
+        for attention, values, reached in zip(step.probabilities, step.values, step.output_gradient[0], strict=True):
+            out = attention @ values
+            heads.append(attention * ((reached / (out + 1e-9)) @ values.T) / 2)
+        return torch.stack(heads)
+
+    def with_gradient(name: str) -> Tensor:  # [Nq, Nk]
+        step = plain[name]
+        gradients = step.output_gradient[0] @ step.values.transpose(1, 2)
+        return (gradients * lrp(name)).clamp(min=0).mean(0)
+
+    found = attribute(trace, methods)
+    last = f"text.{LAYERS - 1}.cross"
+    assert distance(found["partial_lrp"]["image"], lrp(last).mean(0).sum(0)[None, 1:]) <= 1e-8
+    text = with_gradient(f"answer.{LAYERS - 1}.cross")[3]
+    assert distance(found["transformer_attribution"]["text"], text[None]) <= 1e-8
+    assert distance(found["transformer_attribution"]["image"], (text @ with_gradient(last))[None, 1:]) <= 1e-8
+    assert all(float(x["image"].abs().max()) > 0 for x in found.values())

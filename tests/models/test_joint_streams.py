@@ -16,10 +16,13 @@ from transformers import ViltConfig, ViltForQuestionAnswering, VisualBertConfig,
 
 import hetexp
 from hetexp.errors import InputError
-from hetexp.models.joint_stream import JointAnswerer, ViltAdapter, VisualBertAdapter
+from hetexp.models.joint_stream import JointAnswerer
+from hetexp.models.vilt import ViltAdapter
+from hetexp.models.visual_bert import VisualBertAdapter
 from hetexp.targets import Difference, Logit
 
-METHODS = [name for name in hetexp.METHODS if name in oracle.METHODS]
+# nothing is homologous where the sources meet in the first layer: that part is 0
+METHODS = [name for name in hetexp.METHODS if name in oracle.METHODS and name != "homologous"]
 LAYERS = 3
 SIZES: dict[str, Any] = {
     "vocab_size": 30,

@@ -7,18 +7,17 @@ from contextlib import AbstractContextManager
 
 import pytest
 import torch
-from compare import distance, tolerance
+from compare import distance, general_methods, tolerance
 from tiny import padded, question, tiny_lxmert
 from torch import Tensor
 
-from hetexp.attribution.attribute import attribute, build_methods, observe
+from hetexp.attribution.attribute import attribute, observe
 from hetexp.attribution.gae import Gae
 from hetexp.attribution.homologous import Homologous
 from hetexp.attribution.integrated_gradients import IntegratedGradients
 from hetexp.attribution.method import Method
 from hetexp.attribution.odam import Odam
 from hetexp.attribution.ours import Ours
-from hetexp.attribution.registry import METHODS
 from hetexp.errors import ConfigError, InputError
 from hetexp.models.lxmert import LxmertAdapter
 from hetexp.models.registry import load_model
@@ -27,7 +26,7 @@ from hetexp.paths import asset
 from hetexp.targets import BoxSide, Difference, Logit
 
 ALL: dict[str, Method] = {
-    **build_methods(n for n, r in METHODS.items() if not r.control and n != "integrated_gradients"),
+    **{n: m for n, m in general_methods().items() if n != "random"},
     "integrated_gradients": IntegratedGradients(steps=2),
     "noised_total": Ours("pos", "total"),
     "gae_plain": Gae(normalise=False),
@@ -225,7 +224,7 @@ def test_encode_and_collate(shipped: LxmertAdapter) -> None:
         features, boxes = torch.randn(n, shipped.feature_width, generator=g), torch.rand(n, 4, generator=g)
         questions.append(shipped.encode(sentence, features.double(), boxes.double(), image=str(n)))
     assert [q.image for q in questions] == ["5", "2", "0"]
-    assert shipped.token_texts(questions[0]) == ["[CLS]", "is", "there", "a", "zebra", "?", "[SEP]"]
+    assert shipped.question_tokens(questions[0]) == ["[CLS]", "is", "there", "a", "zebra", "?", "[SEP]"]
     assert questions[0].features.dtype == questions[0].boxes.dtype == shipped.dtype
     spans = shipped.offsets(sentences[0])
     assert [sentences[0][a:b] for a, b in spans] == ["", "is", "there", "a", "zebra", "?", ""]

@@ -118,8 +118,8 @@ def test_loads_prepares_and_explains(checkpoint: tuple[str, Path]) -> None:
 
 
 def test_experiments_refuse_what_they_cannot_run(tmp_path: Path) -> None:
-    folder = tmp_path / "bart"
-    bart().float().save_pretrained(folder)
+    folder = tmp_path / "clip"
+    clip().float().save_pretrained(folder)
     cfg = composed("model=auto", f"model.checkpoint={folder}", f"paths.outputs={tmp_path / 'outputs'}", "limit=1")
-    with pytest.raises(ConfigError, match=r"'bart' is of the kind 'text'.*hetexp\.explain"):
+    with pytest.raises(ConfigError, match=r"'clip' is of the kind 'similarity'.*hetexp\.explain"):
         evaluate(open_session(cfg, tmp_path / "run"))

@@ -152,12 +152,12 @@ def test_what_was_not_run_is_not_measured(outputs: Path, tmp_path: Path) -> None
 def test_the_whole_ledger_is_written(outputs: Path) -> None:
     made = decide_product(outputs)
     frame = pd.read_csv(made.paths[0]).set_index("id")
-    assert [p.name for p in made.paths] == ["claims.csv", "claims.md", "claims.tex"]
+    assert [p.name for p in made.paths] == ["claims.csv", "claims.md", "claims.tex", "evidence.html"]
     assert len(frame) == len(read_ledger().claims)
     assert frame.loc["noise-raises-otsu", "verdict"] == HOLDS
     assert frame.loc["noise-raises-otsu", "estimate"] == pytest.approx(13.2 - 11.6)
     assert frame.loc["ranking-turns-over", "estimate"] == pytest.approx((13.2 - 11.6) - (7.3 - 8.9))
-    assert frame.loc["equals-gae", "why"].startswith("awaits")
+    assert frame.loc["cheaper-than-gae", "why"].startswith("awaits")
     assert "holds no single items" in frame.loc["image-negative", "why"]
     assert "python run.py +experiment=figure6" in frame.loc["image-negative", "why"]
     assert "detr@0123456789ab on scenes" in made.text

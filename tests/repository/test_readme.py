@@ -62,8 +62,8 @@ def test_findings_are_those_of_the_reference():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_named_make_targets_exist(page):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z0-9-]+)(?=[ :])", makefile, re.M)) | set(re.findall(r"figure\d", makefile))
-    named = set(re.findall(r"(?:`|^ {4})make ([a-z0-9]+)", page.read_text(encoding="utf-8"), re.M))
+    targets = set(re.findall(r"^([a-z0-9_-]+)(?=[ :])", makefile, re.M)) | set(re.findall(r"figure\d", makefile))
+    named = set(re.findall(r"(?:`|^ {4})make ([a-z0-9_]+)", page.read_text(encoding="utf-8"), re.M))
     assert named <= targets, named - targets
 
 

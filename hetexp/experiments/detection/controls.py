@@ -21,7 +21,7 @@ from hetexp.evaluation.ground_truth import grid_boxes, grid_mean
 from hetexp.experiments.detection.ground_truth import owners_of
 
 if TYPE_CHECKING:
-    from hetexp.experiments.detection.scores import StoredImage
+    from hetexp.experiments.detection.scenes import StoredImage
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from PIL import Image
 
 from hetexp.api import corners, explain
@@ -18,9 +17,9 @@ from hetexp.errors import ConfigError, DataError, InputError
 from hetexp.experiments.engine.samples import DEFAULT_ITEMS, chosen_items, shown_methods
 from hetexp.experiments.engine.session import Session
 from hetexp.explanation import Explanation, Row
-from hetexp.models.protocols import Detector
+from hetexp.models.protocols import Detections, Detector
 from hetexp.models.trace import Target
-from hetexp.targets import PAIRS, BoxSide, Logit, RunnerUp, index_of
+from hetexp.targets import PAIRS, SINGLE, BoxSide, Logit, RunnerUp, index_of
 
 log = logging.getLogger("hetexp")
 
@@ -33,6 +32,11 @@ GALLERY = ("raw_attention", "rollout", "grad_cam")  # beside the figures' method
 def detections(adapter: Detector, image: Image.Image) -> list[Row]:
     """Every query's best class, by falling probability."""
     (found,) = adapter.detect(adapter.prepare([image]))
+    return by_probability(adapter, found)
+
+
+def by_probability(adapter: Detector, found: Detections) -> list[Row]:
+    """Every query's best class, by falling probability."""
     return [
         Row("", adapter.labels[int(found.labels[q])], float(found.scores[q]), q, corners(found.boxes[q]))
         for q in found.scores.argsort(descending=True).tolist()
@@ -40,19 +44,20 @@ def detections(adapter: Detector, image: Image.Image) -> list[Row]:
 
 
 def samples(session: Session) -> dict[str, Explanation]:
-    """The chosen images with every certain detection explained."""
+    """The chosen images with every certain detection explained; the first `limit` of them."""
     data: DetectionData = session.data
     by_id = {item.image_id: item for item in data.items}
     chosen = chosen_items(session.cfg.data.name).get("detection")
     missing = [i for i in chosen or [] if i not in by_id]
     if missing:
-        raise DataError(f"sample images {missing} are not among the data's {len(by_id)}: check data.root and limit")
+        raise DataError(f"sample images {missing} are not among the data's {len(by_id)}: check data.root")
     methods = shown_methods(session)
     if session.cfg.methods is None:
         methods |= build_methods(GALLERY)
+    most = session.cfg.limit or (None if chosen else DEFAULT_ITEMS)
     out: dict[str, Explanation] = {}
     for item in [by_id[i] for i in chosen] if chosen else data.items:
-        if not chosen and len(out) >= (session.cfg.limit or DEFAULT_ITEMS):
+        if len(out) == most:
             break
         explained = _sample(session, data, item, methods, fallback=chosen is not None)
         if explained is not None:
@@ -90,7 +95,7 @@ def explain_image(session: Session, image: Image.Image) -> Explanation:
     """
     cfg = session.cfg
     adapter: Detector = session.adapter
-    found = _asked(detections(adapter, image), adapter, cfg.query)
+    found = asked_for(detections(adapter, image), adapter, cfg.query)
     if len(found) > MOST_EXPLAINED:
         log.warning(
             "%d detections: the %d most probable are explained (query= names one class)", len(found), MOST_EXPLAINED
@@ -100,10 +105,13 @@ def explain_image(session: Session, image: Image.Image) -> Explanation:
     return explain(adapter, adapter.prepare([image]), shown_methods(session), targets, image=image)
 
 
-def _asked(everything: Sequence[Row], adapter: Detector, query: Any) -> list[Row]:
-    """The detections meant: all kept ones, those of a class, or one object query whatever its probability."""
-    if any(not torch.isfinite(torch.tensor(f.score)) for f in everything):
-        raise InputError("the model's class scores are not finite: its weights are damaged, or its input is")
+def asked_for(everything: Sequence[Row], adapter: Detector, query: Any) -> list[Row]:
+    """The detections meant: all kept ones, those of a class, or one object query whatever its probability.
+
+    Raises:
+        ConfigError: for a class that does not exist.
+        InputError: if nothing was detected that is meant.
+    """
     threshold = adapter.score_threshold
     kept = [f for f in everything if f.score > threshold]
     seen = ", ".join(f"{f.label} {f.score:.2f}" for f in kept[:6])
@@ -137,10 +145,12 @@ def _target(session: Session, query: int | None) -> Target:
     if kind == "box":
         return BoxSide(session.target.side, query)
     if given is None:
-        return Logit(query=query) if kind == "logit" else RunnerUp(kind, query)
-    if len(given) != (1 if kind == "logit" else 2):
-        wanted = "one class, e.g. answers=[zebra]" if kind == "logit" else "two, e.g. answers=[zebra,horse]"
+        return SINGLE[kind](query=query) if kind in SINGLE else RunnerUp(kind, query)
+    if kind == "second":
+        raise ConfigError("target=second explains the second class that the model found: leave answers out")
+    if len(given) != (1 if kind in SINGLE else 2):
+        wanted = "one class, e.g. answers=[zebra]" if kind in SINGLE else "two, e.g. answers=[zebra,horse]"
         raise ConfigError(f"answers={list(given)} with target={kind} must name {wanted}")
     keys = list(labels)
     found = [keys[index_of(str(name), labels.values())] for name in given]
-    return Logit(found[0], query) if kind == "logit" else PAIRS[kind](*found, query)
+    return SINGLE[kind](found[0], query) if kind in SINGLE else PAIRS[kind](*found, query)

@@ -12,7 +12,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from hetexp.evaluation.ground_truth import Surroundings, map_measures
-from hetexp.experiments.detection.metrics import ScoredImage
+from hetexp.experiments.detection.scenes import ScoredImage
 from hetexp.experiments.engine.items import ItemValues
 
 MIN_IOU = 0.5  # of the boxes of a detection and its object

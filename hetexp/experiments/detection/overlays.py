@@ -26,7 +26,7 @@ def overlays(session: Session, count: int) -> Iterator[tuple[str, Image]]:
             count -= 1
             relevance, _ = finite_maps(tensors[str(row.image_id)])
             sizes = (int(row.input_height), int(row.input_width)), (int(row.height), int(row.width))
-            masks = segment(relevance, scale, *sizes, session.cfg.threshold.upsample)
+            masks = segment(relevance, scale, *sizes, session.cfg.threshold.upsample, tie=session.cfg.threshold.tie)
             pixels = np.asarray(session.data.load(items[row.image_id])) / 255
             shade = pixels.mean(2, keepdims=True).repeat(3, 2) * 0.5
             for number, mask in enumerate(masks.numpy()):

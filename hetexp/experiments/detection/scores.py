@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from hetexp.data.categories import category_ids, category_of
+from hetexp.data.categories import category_ids
 from hetexp.data.registry import DetectionData
-from hetexp.evaluation.masks import finite_maps, otsu_thresholds_of, segment, to_uint8
-from hetexp.evaluation.matches import Matches
-from hetexp.evaluation.upsampling import Upsampling
-from hetexp.experiments.detection.attribution import DETECTIONS
+from hetexp.evaluation.bootstrap import Counts, resample_counts
+from hetexp.evaluation.masks import finite_maps, otsu_thresholds_of, to_uint8
+from hetexp.evaluation.matches import Matches, estimates_of
+from hetexp.evaluation.upsampling import Tie, Upsampling
 from hetexp.experiments.detection.controls import Control, ControlInput, get_control
-from hetexp.experiments.detection.metrics import METRICS, DetectionMetric, ScoredImage, get_metric
+from hetexp.experiments.detection.metrics import METRICS, PASSES, DetectionMetric, SweptMetric, get_metric
+from hetexp.experiments.detection.scenes import Scene, StoredImage, SweptImage, read_images
 from hetexp.experiments.engine.chunks import report_skips
 from hetexp.experiments.engine.items import ItemRecord, ItemValues
 from hetexp.experiments.engine.methods import MethodSpec
+from hetexp.experiments.engine.processes import in_processes
 from hetexp.experiments.engine.results import Result
 from hetexp.experiments.engine.session import Session
+from hetexp.experiments.engine.similarity import ItemMaps, similar_maps
 from hetexp.experiments.engine.store import Store
+from hetexp.paths import import_from
 
 log = logging.getLogger("hetexp")
 
 Source = MethodSpec | Control  # where maps come from
+Job = tuple[Source, Sequence[float], bool]  # scales, and whether to measure what knows no threshold
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,14 @@ class Scores:
     Attributes:
         values: (panel, metric) -> value.
         matches: of the panels whose metrics are COCO's.
+        ends: panel -> metric -> ends of its interval, of these panels.
         items: values of single detections.
         counts: what was counted on the way.
     """
 
     values: dict[tuple[str, str], float | None]
     matches: dict[str, Matches]
+    ends: dict[str, dict[str, tuple[float, float]]]
     items: list[ItemValues]
     counts: dict[str, int]
 
@@ -58,25 +64,52 @@ def score_all(session: Session) -> list[Result]:
     store, chunks = session.store, session.chunk_names
     images, skipped = read_images(store, chunks, categories, names, cfg.model.include_below_threshold)
     report_skips("images", len(images), skipped)
-    metrics = [get_metric(name) for name in cfg.metrics or METRICS]
+    asked = list(cfg.metrics or METRICS)
+    metrics = [get_metric(name) for name in asked if name not in PASSES]
     controls = [get_control(name) for name in cfg.controls or ()]
-    scorer = Scorer(store, chunks, images, session.data, session.methods[0], cfg.threshold.upsample, metrics)
+    scorer = Scorer(
+        store,
+        chunks,
+        images,
+        session.data,
+        session.methods[0],
+        metrics,
+        Upsampling(cfg.threshold.upsample),
+        Tie(cfg.threshold.tie),
+        cfg.bootstrap,
+        cfg.seed,
+    )
     record = ItemRecord([str(i) for i in sorted(image.image_id for image in images)], cfg.bootstrap, cfg.seed)
     sources: list[Source] = [*session.methods, *controls]
-    wanted = [(source, scale) for source in sources for scale in session.scales]
     results: list[Result] = []
     with session.progress as progress:
-        task = progress.add_task("evaluate ", total=len(wanted))
-        for (source, scale), scores in zip(wanted, scored(scorer, wanted, cfg.workers), strict=True):
-            results += _results(record, source, scale, scores)
-            counts = {"images": len(images), "skipped_images": len(skipped), **scores.counts}
-            session.facts.setdefault("counts", {})[f"{source.name}@{scale:g}"] = counts
-            if counts["masks"] == 0:
-                threshold = session.adapter.score_threshold
-                log.warning("%s: no image has a detection with p > model.score_threshold=%g", source.name, threshold)
-            progress.advance(task)
+        jobs = jobs_of(sources, session.scales, cfg.workers)
+        task = progress.add_task("evaluate ", total=len(jobs) * len(chunks))
+        found = scored(scorer, jobs, cfg.workers, partial(progress.advance, task))
+        for (source, scales, _), of_job in zip(jobs, found, strict=True):
+            for scale, scores in zip(scales, of_job, strict=True):
+                results += _results(record, source, scale, scores)
+                counts = {"images": len(images), "skipped_images": len(skipped), **scores.counts}
+                session.facts.setdefault("counts", {})[f"{source.name}@{scale:g}"] = counts
+                if counts["masks"] == 0:
+                    least = session.adapter.score_threshold
+                    log.warning("%s: no image has a detection with p > model.score_threshold=%g", source.name, least)
+    for name in asked:
+        if name in PASSES:
+            results += import_from(PASSES[name])(session, record)
+    results += similar_maps(session, record, read_maps)
     record.write(session.folder)
     return results
+
+
+def read_maps(session: Session, spec: MethodSpec) -> dict[str, ItemMaps]:
+    """Relevance of every kept detection by its name in the item values, for comparisons."""
+    return {
+        f"{image}:{row}": ItemMaps(image, {"image": one.double().numpy().ravel()})
+        for chunk in session.chunk_names
+        for image, maps in session.store.read(chunk, spec.unit, spec.settings).tensors.items()
+        for row, one in enumerate(maps)
+    }
 
 
 def _results(record: ItemRecord, source: Source, scale: float, scores: Scores) -> list[Result]:
@@ -85,141 +118,167 @@ def _results(record: ItemRecord, source: Source, scale: float, scores: Scores) -
     for panel in dict.fromkeys(panel for panel, _ in scores.values):
         values = {metric: value for (of, metric), value in scores.values.items() if of == panel}
         if panel in scores.matches:
-            results += record.matched(source, panel, values, scores.matches[panel], scale)
+            results += record.matched(source, panel, values, scores.matches[panel], scale, scores.ends[panel])
         else:
             results += [Result(source, panel, m, value, len(record.units), scale) for m, value in values.items()]
-    return results + [record.mean(source, measured) for measured in scores.items]
+    return results + [record.mean(source, found, scale if found.of_masks else None) for found in scores.items]
 
 
-@dataclass(frozen=True, slots=True)
-class StoredImage:
-    """One image as evaluation needs it, the same for all methods and scales; sizes are (height, width)."""
+class Tally:
+    """What is collected of one method on the way through the images, at all scales.
 
-    image_id: int
-    size: tuple[int, int]
-    input_size: tuple[int, int]
-    detections: list[tuple[int, int | None, float]]  # row of relevance or -1, COCO category, score
-    boxes: list[tuple[float, float, float, float]]  # of the detections: centre, width and height, relative
-
-
-def read_images(
-    store: Store,
-    chunks: Sequence[str],
-    categories: dict[int, int | None],
-    labels: Mapping[int, str],
-    include_below_threshold: bool,
-) -> tuple[list[StoredImage], list[str]]:
-    """All images of the store in order, with their kept (or all) detections; and why others were skipped."""
-    images: list[StoredImage] = []
-    skipped: list[str] = []
-    for chunk in chunks:
-        tables = store.read(chunk, DETECTIONS).tables
-        skipped += tables["skips"]["reason"].tolist()
-        found = tables["detections"]
-        if not include_below_threshold:
-            found = found[found["target"] >= 0]
-        of_image: dict[int, list[tuple[int, int | None, float]]] = {}
-        boxes: dict[int, list[tuple[float, float, float, float]]] = {}
-        for row in found.itertuples():
-            category = category_of(int(row.label), categories, labels)
-            of_image.setdefault(int(row.image_id), []).append((int(row.target), category, float(row.score)))
-            boxes.setdefault(int(row.image_id), []).append((row.x, row.y, row.w, row.h))
-        images += [
-            StoredImage(
-                int(row.image_id),
-                (int(row.height), int(row.width)),
-                (int(row.input_height), int(row.input_width)),
-                of_image.get(int(row.image_id), []),
-                boxes.get(int(row.image_id), []),
-            )
-            for row in tables["images"].itertuples()
-        ]
-    return images, skipped
-
-
-class Scorer:
-    """Scores one method at one Otsu scale from the store; remembers Otsu's thresholds, the same at all scales."""
+    Args:
+        metrics: classes of the metrics.
+        data: the annotations.
+        image_ids: of all images that count.
+        scales: multiples of Otsu's threshold.
+        relevance_too: whether to measure what knows no threshold.
+    """
 
     def __init__(
         self,
-        store: Store,
-        chunks: Sequence[str],
-        images: Sequence[StoredImage],
+        metrics: Sequence[type[DetectionMetric | SweptMetric]],
         data: DetectionData,
-        gridded: MethodSpec,
-        upsample: Upsampling,
-        metrics: Sequence[type[DetectionMetric]],
+        image_ids: Sequence[int],
+        scales: Sequence[float],
+        relevance_too: bool,
     ) -> None:
-        self.store, self.chunks, self.images, self.data = store, chunks, images, data
-        self.gridded = gridded  # a stored method, whose maps have the grid that controls are made on
-        self.upsample, self.metrics = upsample, metrics
-        self._thresholds: dict[tuple[str, str], Tensor] = {}  # of all maps of a method's chunk, in their order
+        self.scales = scales
+        self._swept: list[Any] = []
+        self._single: list[tuple[int, Any]] = []  # number of the scale and metric
+        self._in_order: list[list[Any]] = [[] for _ in scales]  # per scale its metrics, or the swept one they come from
+        for make in metrics:
+            if getattr(make, "of_thresholds", False):
+                self._swept.append(make(data.coco, image_ids, len(scales)))  # type: ignore[call-arg]
+                for of_scale in self._in_order:
+                    of_scale.append(self._swept[-1])
+                continue
+            once = not getattr(make, "of_masks", True)
+            for number in range(len(scales)) if not once else range(int(relevance_too)):
+                self._single.append((number, make(data.coco, image_ids)))  # type: ignore[call-arg]
+                self._in_order[number].append(self._single[-1][1])
+        self._counts = np.zeros((4, len(scales)), dtype=np.int64)
 
-    def __call__(self, source: Source, scale: float, relevance_too: bool = True) -> Scores:
-        """Score a method or control; `relevance_too`: also by the metrics that know no threshold."""
-        counts = {"no_kept_query": 0, "not_finite": 0, "empty_masks": 0, "masks": 0}
+    def add(self, image: SweptImage, not_finite: int) -> None:
+        """Take one more image into account."""
+        masks = len(image.relevance)
+        empty = (image.areas[:, :masks] == 0).sum(axis=1)
+        self._counts += np.stack(np.broadcast_arrays(masks == 0, not_finite, empty, masks))
+        for metric in self._swept:
+            metric.add(image)
+        at: dict[int, Any] = {}
+        for number, metric in self._single:
+            if number not in at:
+                at[number] = image.at(number)
+            metric.add(at[number])
+
+    def scores(self, counts: Counts | None) -> list[Scores]:
+        """The scores at every scale, with intervals from resampled images [B, images] where there are any."""
+        swept = {id(metric): metric.at_each() for metric in self._swept}
+        names = ("no_kept_query", "not_finite", "empty_masks", "masks")
+        out = []
+        for number, in_order in enumerate(self._in_order):
+            metrics = [swept[id(m)][number] if id(m) in swept else m for m in in_order]
+            out.append(
+                Scores(
+                    {(m.panel, name): value for m in metrics for name, value in m.values().items()},
+                    {m.panel: m.matches() for m in metrics if hasattr(m, "matches")},
+                    {m.panel: {} for m in metrics if hasattr(m, "matches")},
+                    [measured for m in metrics if hasattr(m, "items") for measured in m.items()],
+                    dict(zip(names, self._counts[:, number].tolist(), strict=True)),
+                )
+            )
+        if counts is None:
+            return out
+        for panel in dict.fromkeys(panel for scores in out for panel in scores.matches):
+            those = [scores for scores in out if panel in scores.matches]
+            known = dict.fromkeys(m for s in those for (p, m), v in s.values.items() if p == panel and v is not None)
+            estimates = estimates_of([scores.matches[panel] for scores in those], counts, list(known))
+            for scores, found in zip(those, estimates, strict=True):
+                shown = {m: e.interval() for m, e in found.items() if scores.values[panel, m] is not None}
+                scores.ends[panel].update(shown)
+        return out
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores methods from the store, chunk by chunk; what an image's objects cost is paid once for all methods.
+
+    Attributes:
+        store: where maps are.
+        chunks: of the run.
+        images: all images of the chunks, in order.
+        data: pixels and annotations.
+        gridded: a stored method, whose maps have the grid that controls are made on.
+        metrics: what is measured.
+        upsample: how masks get to the size of the image.
+        tie: what a token exactly at the threshold is.
+        resamples: behind the intervals; 0 leaves them out.
+        seed: of the resamples.
+    """
+
+    store: Store
+    chunks: Sequence[str]
+    images: Sequence[StoredImage]
+    data: DetectionData
+    gridded: MethodSpec
+    metrics: Sequence[type[DetectionMetric | SweptMetric]]
+    upsample: Upsampling
+    tie: Tie
+    resamples: int
+    seed: int
+
+    def __call__(self, jobs: Sequence[Job], advance: Callable[[], Any] = lambda: None) -> list[list[Scores]]:
+        """Per job the scores at its scales; `advance` is called once for every job and chunk."""
         ids = [image.image_id for image in self.images]
-        wanted = [make for make in self.metrics if relevance_too or getattr(make, "of_masks", True)]
-        metrics: list[Any] = [make(self.data.coco, ids) for make in wanted]  # type: ignore[call-arg]
-        for image in self._masked(source, scale, counts):
-            for metric in metrics:
-                metric.add(image)
-        return Scores(
-            {(m.panel, name): value for m in metrics for name, value in m.values().items()},
-            {m.panel: m.matches() for m in metrics if hasattr(m, "matches")},
-            [measured for m in metrics if hasattr(m, "items") for measured in m.items()],
-            counts,
-        )
-
-    def _maps(self, source: Source, chunk: str) -> dict[str, Tensor]:
-        """Relevance of a chunk's images by their ids."""
-        spec = self.gridded if isinstance(source, Control) else source
-        tensors = self.store.read(chunk, spec.unit, spec.settings).tensors
-        if not isinstance(source, Control):
-            return tensors
-        return {
-            image: source.maps(ControlInput(self._by_id[image], tuple(maps.shape), self.data))
-            for image, maps in tensors.items()
-        }
-
-    @cached_property
-    def _by_id(self) -> dict[str, StoredImage]:
-        return {str(image.image_id): image for image in self.images}
-
-    def _masked(self, source: Source, scale: float, counts: dict[str, int]) -> Iterator[ScoredImage]:
-        """Every image with its maps and masks; adds to `counts` on the way."""
+        tallies = [Tally(self.metrics, self.data, ids, scales, too) for _, scales, too in jobs]
         following = iter(self.images)
         for chunk in self.chunks:
-            tensors = self._maps(source, chunk)
-            images = list(islice(following, len(tensors)))
-            maps = [finite_maps(tensors[str(image.image_id)]) for image in images]
-            key = (chunk, source.name)
-            if key not in self._thresholds:
-                found = otsu_thresholds_of([to_uint8(clean) for clean, _ in maps])
-                self._thresholds[key] = torch.cat(found) if found else torch.zeros(0)
-            thresholds = self._thresholds[key].split([len(clean) for clean, _ in maps])
-            for image, (clean, n_nonfinite), levels in zip(images, maps, thresholds, strict=True):
-                masks = segment(clean, scale, image.input_size, image.size, self.upsample, levels)
-                counts["not_finite"] += n_nonfinite
-                counts["no_kept_query"] += len(masks) == 0
-                counts["masks"] += len(masks)
-                counts["empty_masks"] += int((~masks.flatten(1).any(1)).sum())
-                yield ScoredImage(image.image_id, image.size, clean, masks, image.detections, image.boxes)
+            scenes: list[Scene] = []
+            maps: list[list[Tensor]] = []
+            for source, _, _ in jobs:
+                spec = self.gridded if isinstance(source, Control) else source
+                tensors = self.store.read(chunk, spec.unit, spec.settings).tensors
+                scenes = scenes or [Scene(image, self.data.coco) for image in islice(following, len(tensors))]
+                maps.append(self._maps(source, scenes, tensors))
+            clean = [finite_maps(relevance) for of_job in maps for relevance in of_job]
+            small = [to_uint8(finite) for finite, _ in clean]
+            prepared = iter(zip(clean, small, otsu_thresholds_of(small), strict=True))
+            for tally in tallies:
+                for scene, ((finite, bad), u8, levels) in zip(scenes, islice(prepared, len(scenes)), strict=True):
+                    tally.add(SweptImage(scene, finite, u8, levels, tally.scales, self.upsample, self.tie), bad)
+                advance()
+        counts = resample_counts(len(ids), self.resamples, self.seed) if self.resamples and ids else None
+        return [tally.scores(counts) for tally in tallies]
+
+    def _maps(self, source: Source, scenes: Sequence[Scene], tensors: dict[str, Tensor]) -> list[Tensor]:
+        """Relevance of a chunk's images, from stored maps by image id."""
+        maps = [tensors[str(scene.image.image_id)] for scene in scenes]
+        if not isinstance(source, Control):
+            return maps
+        given = zip(scenes, maps, strict=True)
+        return [source.maps(ControlInput(scene.image, tuple(m.shape), self.data)) for scene, m in given]
 
 
-def scored(scorer: Scorer, wanted: Sequence[tuple[Source, float]], workers: int) -> Iterator[Scores]:
-    """Scores in the order asked for; with workers > 0 computed by as many processes."""
-    seen: set[str] = set()
-    jobs = []
-    for source, scale in wanted:
-        jobs.append((source, scale, source.name not in seen))  # what knows no threshold is measured once
-        seen.add(source.name)
+def jobs_of(sources: Sequence[Source], scales: Sequence[float], workers: int) -> list[Job]:
+    """What is scored, in order: a job for each source, or more where there are more workers than sources."""
+    parts = max(1, min(len(scales), workers // len(sources)))
+    return [
+        (source, [float(scale) for scale in part], number == 0)  # what knows no threshold is measured once
+        for source in sources
+        for number, part in enumerate(np.array_split(scales, parts))
+    ]
+
+
+def scored(scorer: Scorer, jobs: Sequence[Job], workers: int, advance: Callable[[], Any]) -> Iterator[list[Scores]]:
+    """Scores of every job, in order; with workers > 0 computed by as many processes."""
     if workers == 0:
-        yield from (scorer(*job) for job in jobs)
+        yield from scorer(jobs, advance)
         return
-    context = multiprocessing.get_context("spawn")  # forking a process that has used CUDA or threads is not safe
-    with ProcessPoolExecutor(min(workers, len(wanted)), context, initializer=_start, initargs=(scorer,)) as pool:
-        yield from pool.map(_work, *zip(*jobs, strict=True))
+    for found in in_processes(_work, jobs, min(workers, len(jobs)), _start, (scorer,)):
+        yield found
+        for _ in scorer.chunks:
+            advance()
 
 
 _of_worker: Scorer  # set in worker processes only
@@ -231,5 +290,5 @@ def _start(scorer: Scorer) -> None:
     torch.set_num_threads(1)
 
 
-def _work(source: Source, scale: float, relevance_too: bool) -> Scores:
-    return _of_worker(source, scale, relevance_too)
+def _work(job: Job) -> list[Scores]:
+    return _of_worker([job])[0]

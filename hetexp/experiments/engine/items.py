@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from hetexp.errors import DataError
-from hetexp.evaluation.bootstrap import Counts, Estimate, mean_estimate, resample_counts
+from hetexp.evaluation.bootstrap import Counts, mean_estimate, resample_counts
 from hetexp.evaluation.matches import Matches
 from hetexp.experiments.engine.results import Result
 from hetexp.files import atomic_folder
@@ -51,6 +51,7 @@ class ItemValues:
         values: [n], each in 0..1.
         items: name of each, the same for all methods [n].
         images: the image that each belongs to [n].
+        of_masks: whether they depend on the threshold.
     """
 
     panel: str
@@ -58,6 +59,7 @@ class ItemValues:
     values: NDArray[np.float64]
     items: Sequence[str]
     images: Sequence[str]
+    of_masks: bool = False
 
 
 @dataclass
@@ -111,13 +113,16 @@ class ItemRecord:
         return Result(spec, measured.panel, measured.metric, value, len(measured.values), threshold, low, high)
 
     def matched(
-        self, spec: Named, panel: str, values: Mapping[str, float | None], matches: Matches, threshold: float
+        self,
+        spec: Named,
+        panel: str,
+        values: Mapping[str, float | None],
+        matches: Matches,
+        threshold: float,
+        ends: Mapping[str, tuple[float, float]],
     ) -> list[Result]:
-        """COCO's metrics of a method as results; `values` are the numbers themselves, in percent."""
+        """COCO's metrics of a method as results; `values` and the `ends` of their intervals are in percent."""
         self.matches.append(({"method": spec.name, "threshold": threshold, "panel": panel}, matches))
-        known = [metric for metric, value in values.items() if value is not None]
-        found: dict[str, Estimate] = matches.estimates(self.counts, known) if self.resamples and known else {}
-        ends = {metric: estimate.interval() for metric, estimate in found.items()}
         return [
             Result(spec, panel, metric, value, len(self.units), threshold, *ends.get(metric, (None, None)))
             for metric, value in values.items()

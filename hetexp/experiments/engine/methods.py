@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from hetexp.attribution.method import Method
-from hetexp.attribution.registry import METHODS, MethodRecord, get_method, variant_of
+from hetexp.attribution.registry import METHODS, MethodRecord, get_method, parse_name, variant_of
 from hetexp.errors import ConfigError
 from hetexp.experiments.engine.fingerprint import class_digest
 
@@ -55,7 +55,7 @@ def make_spec(record: MethodRecord, changes: Mapping[str, Any]) -> MethodSpec:
 
 
 def resolve_methods(cfg: DictConfig) -> list[MethodSpec]:
-    """Methods of a run, in the order given.
+    """Methods of a run, in the order given; they may be named with changed parameters, ours_pos(y_unit=10).
 
     Raises:
         ConfigError: for an unknown method, or a parameter that it does not have.
@@ -64,7 +64,7 @@ def resolve_methods(cfg: DictConfig) -> list[MethodSpec]:
     name = str(single.pop("name", ""))
     wanted: dict[str, dict[str, Any]] = {name: single} if cfg.methods is None else {n: {} for n in cfg.methods}
     for listed, values in _container(cfg.parameters).items():
-        get_method(listed)
+        parse_name(listed)
         if listed not in wanted:
             raise ConfigError(
                 f"parameters.{listed} is set, but this run computes {', '.join(wanted)}: add {listed!r} to methods, or "
@@ -73,8 +73,10 @@ def resolve_methods(cfg: DictConfig) -> list[MethodSpec]:
         wanted[listed] |= values
     overrides = {group: cfg[group].name for group in OVERRIDES if cfg[group].name != OF_METHOD}
     specs = []
-    for listed, changes in wanted.items():
-        record = get_method(listed)
+    for listed, values in wanted.items():
+        name, changes = parse_name(listed)
+        changes |= values
+        record = get_method(name)
         without = [group for group in overrides if group not in record.accepted()]
         if without:
             group = without[0]

@@ -99,6 +99,7 @@ def write_results(folder: Path, frame: pd.DataFrame) -> None:
     """Write `results.csv` and `results.md` whole or not at all; values keep full precision in the CSV."""
     atomic_write(folder / RESULTS, frame.to_csv(index=False, lineterminator="\n"))
     shown = frame.drop(columns=[c for c in frame if frame[c].isna().all() or (frame[c] == "").all()])
+    shown = shown.astype(object).where(shown.notna(), None)  # what is absent is printed as nothing, not as "nan"
     atomic_write(folder / "results.md", shown.to_markdown(index=False, floatfmt=".4f", missingval="") + "\n")
 
 
@@ -110,7 +111,7 @@ def write_run(folder: Path, facts: Mapping[str, Any]) -> None:
 def show(frame: pd.DataFrame) -> None:
     """Print the main numbers, a method per row; curves and question types are in results.csv alone."""
     console = Console(width=None if sys.stdout.isatty() else 120)
-    main = frame[~frame["metric"].str.startswith("accuracy@") & ~frame["panel"].str.contains("/")]
+    main = frame[~frame["metric"].str.contains("@") & ~frame["panel"].str.contains("/")]
     for threshold, part in main.groupby("threshold", dropna=False, sort=False):
         columns = list(dict.fromkeys(zip(part["panel"], part["metric"], strict=True)))
         values = {(r.method, r.panel, r.metric): r.value for r in part.itertuples()}

@@ -33,10 +33,10 @@ def chosen_items(data: str) -> dict[str, Any]:
 
 def shown_methods(session: Session) -> dict[str, Method]:
     """The methods that figures show: those the configuration lists, else the paper's five and that of `method=`."""
+    asked = {s.name: s.method for s in session.methods}
     if session.cfg.methods is not None:
-        return {s.name: s.method for s in session.methods}
-    paper = {name: get_method(name).build() for name in PAPER_METHODS}
-    return paper | ({} if session.cfg.task.name == "samples" else {s.name: s.method for s in session.methods})
+        return asked
+    return {name: get_method(name).build() for name in PAPER_METHODS} | asked
 
 
 def open_image(path: Path, *, upright: bool = False) -> Image.Image:
@@ -48,9 +48,11 @@ def open_image(path: Path, *, upright: bool = False) -> Image.Image:
             are stored: COCO's annotations and region features count pixels so.
 
     Raises:
-        ConfigError: if there is no such file.
+        ConfigError: if there is no such file, or it is a folder.
         DataError: if it is no image.
     """
+    if path.is_dir():
+        raise ConfigError(f"image {str(path)!r} is a folder: give one image file, e.g. image={path / 'photo.jpg'}")
     if not path.is_file():
         raise ConfigError(f"image {str(path)!r} does not exist: give the path of an image file, e.g. image=photo.jpg")
     try:

@@ -27,7 +27,7 @@ from hetexp.experiments.engine.methods import MethodSpec, resolve_methods
 from hetexp.experiments.engine.store import Store
 from hetexp.experiments.engine.threads import share_of_cores
 from hetexp.files import atomic_write, content_hash
-from hetexp.models.registry import ARCHITECTURES, load_model
+from hetexp.models.registry import ANY, ARCHITECTURES, load_model
 from hetexp.targets import automatic
 
 log = logging.getLogger("hetexp")
@@ -42,6 +42,7 @@ class Session:
     methods: list[MethodSpec]
     facts: dict[str, Any] = field(default_factory=dict)
     chunk_names: list[str] = field(default_factory=list)  # of the whole run, in item order
+    baseline: Session | None = None  # a run whose maps are compared with this one's
     pictures: Callable[[int], Iterable[tuple[str, Image]]] | None = None  # captions and samples, for loggers
 
     @cached_property
@@ -56,12 +57,14 @@ class Session:
             revision=cfg.model.revision,
             score_threshold=cfg.model.score_threshold,
             autocast=None if cfg.autocast is None else cfg.autocast.name,
+            texts=config.texts(cfg),
+            wiring=cfg.model.wiring,
         )
 
     @property
     def kind(self) -> str:
         """What the model does, which decides the experiment: "detection" or "vqa"."""
-        return ARCHITECTURES[self.adapter.name].kind
+        return ARCHITECTURES.get(self.adapter.name, ANY).kind
 
     @cached_property
     def checkpoint(self) -> str:
@@ -93,15 +96,25 @@ class Session:
     def data(self) -> Any:
         """The data set, of the kind that the model needs: `DetectionData` or `VqaData`."""
         fitting = get_dataset(self.cfg.data.format, self.kind)  # type: ignore[arg-type]
-        return fitting.open(self.cfg.data, limit=self.cfg.limit, seed=self.cfg.seed)
+        limit = None if self.cfg.task.name == "samples" else self.cfg.limit  # of samples, which are chosen among all
+        return fitting.open(self.cfg.data, limit=limit, seed=self.cfg.seed)
 
     @cached_property
     def store(self) -> Store:
         """The store of this run; a shard keeps its own, so that its folder can be carried elsewhere."""
         root = self.folder / "store" if self.is_shard else Path(self.cfg.paths.store)
         settings = {"target": self.cfg.target.name, "side": self.cfg.target.side, "batch_size": self.cfg.batch_size}
+        if not self.cfg.perturb:
+            settings["perturb"] = False
         fingerprint = attribution_fingerprint(self.adapter, settings)
         return Store(root, fingerprint, f"{self.adapter.name}-{self.cfg.data.name}")
+
+    def kept(self) -> str:
+        """What of this run is stored, in words; "" while nothing is."""
+        index, count = self.shard
+        mine = self.chunk_names[index::count]
+        done = [c for c in mine if all(self.store.exists(c, s.unit, s.settings) for s in self.methods)]
+        return f"{len(done)} of {len(mine)} chunks are in {self.store.folder}" if done else ""
 
     @property
     def progress(self) -> Progress:
@@ -130,8 +143,9 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
+        kinds = "auto, cpu, cuda or cuda:1" if name.partition(":")[0] not in ("cpu", "cuda") else "auto"
         raise ConfigError(
-            f"device={name!r} cannot be used here ({str(error).splitlines()[0]}): try device=auto"
+            f"device={name!r} cannot be used here ({str(error).splitlines()[0]}): try device={kinds}"
         ) from error
     return device
 

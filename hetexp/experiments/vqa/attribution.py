@@ -26,6 +26,7 @@ from hetexp.experiments.engine.memory import OutOfMemoryRetry
 from hetexp.experiments.engine.methods import MethodSpec
 from hetexp.experiments.engine.session import Session
 from hetexp.experiments.vqa.perturb import answer_variants, whole
+from hetexp.experiments.vqa.regions import regions_for
 from hetexp.files import content_hash
 from hetexp.models.protocols import Answerer, EncodedQuestion
 
@@ -43,6 +44,13 @@ def attribute_all(session: Session) -> None:
             f"{session.cfg.data.answers} holds {len(data.answers)} answers, the checkpoint has {adapter.n_answers} "
             "answer logits: use the list it was trained with"
         )
+    if adapter.answers is not None and adapter.answers != data.answers:
+        i = next(i for i, pair in enumerate(zip(adapter.answers, data.answers, strict=True)) if pair[0] != pair[1])
+        raise CheckpointError(
+            f"answer {i} is {data.answers[i]!r} in {session.cfg.data.answers} and {adapter.answers[i]!r} in the "
+            "checkpoint: use the list it was trained with"
+        )
+    regions = regions_for(session)
     session.facts |= {
         "dataset": data.digest,
         "store": session.store.key,
@@ -52,17 +60,17 @@ def attribute_all(session: Session) -> None:
 
     def digest(question: Question) -> str:
         try:
-            features = data.regions.digest(question.img_id)
+            features = regions.digest(question.img_id)
         except ItemError as error:
             features = str(error)
         return content_hash([question.record(), features])
 
     chunks = make_chunks(data.questions, session.cfg.chunk_size, digest)
     retry = OutOfMemoryRetry(f"free memory on {adapter.device} or take another device")
-    compute_missing(session, chunks, QUESTIONS, partial(_attribute_chunk, session, data.regions, retry))
+    compute_missing(session, chunks, QUESTIONS, partial(_attribute_chunk, session, regions, retry))
 
 
-def _load(adapter: Answerer, regions: RegionStore, question: Question) -> EncodedQuestion:
+def load_question(adapter: Answerer, regions: RegionStore, question: Question) -> EncodedQuestion:
     """Tokens and regions of one question; InputError or ItemError says why it cannot be used."""
     found = regions.regions(question.img_id)
     features, boxes = (torch.from_numpy(np.asarray(x)) for x in (found.features, found.boxes))
@@ -82,7 +90,7 @@ def _attribute_chunk(
     skips = []
     for question in chunk.items:
         try:
-            usable.append((question, _load(adapter, regions, question)))
+            usable.append((question, load_question(adapter, regions, question)))
         except (ItemError, InputError) as error:
             log.warning("skipped question %s: %s", question.question_id, error)
             skips.append({"question_id": str(question.question_id), "reason": str(error)})
@@ -115,7 +123,8 @@ def _attribute_chunk(
     )
     tables = {"questions": questions, "skips": pd.DataFrame(skips, columns=["question_id", "reason"])}
     boxes = torch.cat([s.boxes for s in samples]).float() if samples else torch.zeros(0, 4)
-    return Attributed(tables, _perturb(adapter, samples, relevance, retry), {"boxes": boxes})
+    perturbed = _perturb(adapter, samples, relevance, retry, session.cfg.perturb)
+    return Attributed(tables, perturbed, {"boxes": boxes})
 
 
 QUESTION_COLUMNS = [
@@ -141,7 +150,7 @@ def _question_row(adapter: Answerer, question: Question, sample: EncodedQuestion
         "img_id": question.img_id,
         "sent": question.sent,
         "question_type": question.question_type or "",
-        "tokens": json.dumps(adapter.token_texts(sample)),
+        "tokens": json.dumps(adapter.question_tokens(sample)),
         "n_regions": len(sample.features),
         "predicted": predicted,
         "label": json.dumps(question.label, sort_keys=True),
@@ -156,15 +165,17 @@ def _perturb(
     samples: Sequence[EncodedQuestion],
     relevance: dict[str, list[dict[str, Tensor]]],
     retry: OutOfMemoryRetry,
+    perturb: bool,
 ) -> dict[str, dict[str, Tensor]]:
     """Per method: relevance, flat over the chunk's samples, and answers [samples, panels, fractions].
 
-    A sample whose relevance is not finite has no order of removal: its answers are -1.
+    A sample whose relevance is not finite has no order of removal: its answers are -1. So are all without `perturb`.
     """
     plans: dict[str, list[dict[tuple[str, float], Any] | None]] = {}
     for name, rows in relevance.items():
         plans[name] = [
-            variants(r["text"], r["image"]) if all(bool(x.isfinite().all()) for x in r.values()) else None for r in rows
+            variants(r["text"], r["image"]) if perturb and all(bool(x.isfinite().all()) for x in r.values()) else None
+            for r in rows
         ]
     wanted = [
         [whole(s)] + [v for plan in plans.values() if (p := plan[i]) is not None for v in p.values()]

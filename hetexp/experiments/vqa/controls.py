@@ -1,6 +1,7 @@
 """Relevance made without any attribution, measured beside the methods against the ground truth.
 
-A control has no answers to perturbed inputs. Uniform noise is the method `random`.
+Where the perturbation test is asked for, it is made in the order of the control, too. Uniform noise is the method
+`random`.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +22,35 @@ from hetexp.data.vqa import read_answers, read_questions
 from hetexp.errors import ConfigError, DataError, InputError
 from hetexp.experiments.engine.samples import DEFAULT_ITEMS, chosen_items, open_image, shown_methods
 from hetexp.experiments.engine.session import Session
+from hetexp.experiments.vqa.regions import image_file, regions_for
 from hetexp.explanation import Explanation
-from hetexp.models.protocols import Answerer
+from hetexp.models.protocols import Answerer, ReadsPictures
 from hetexp.models.registry import load_model
 from hetexp.models.trace import Target
 from hetexp.paths import asset
-from hetexp.targets import PAIRS, Difference, Logit, index_of
+from hetexp.targets import PAIRS, SINGLE, Difference, Logit, index_of
 
 SIGNED = "ours_full"  # which regions and words speak for which answer
 TOP_ANSWERS = 5
+DEFAULT_QUESTIONS = 4  # of each figure
 
 
 def samples(session: Session) -> dict[str, Explanation]:
-    """The chosen questions, explained for the answer and, against the second answer, for the difference."""
+    """The chosen questions, the first `limit` of each figure, explained for the answer and its difference to another.
+
+    Without chosen ones the first questions of the data are taken.
+    """
     cfg = session.cfg
     adapter: Answerer = session.adapter
     root = Path(cfg.data.root)
     if adapter.answers is None:
         adapter.answers = read_answers(root / cfg.data.answers)
-    regions = open_regions(root / cfg.data.regions)
-    chosen = chosen_items(cfg.data.name) or _first_questions(root / cfg.data.questions, cfg.limit or DEFAULT_ITEMS)
+    regions = regions_for(session)
+    chosen = chosen_items(cfg.data.name) or _first_questions(root / cfg.data.questions, cfg.limit or DEFAULT_QUESTIONS)
     methods = shown_methods(session) | {SIGNED: Ours("full"), "homologous": Homologous("abs")}
     out = {}
     for part in ("questions", "logic"):
-        for number, entry in enumerate(chosen.get(part, [])):
+        for number, entry in enumerate(chosen.get(part, [])[: cfg.limit]):
             img_id, question = str(entry["image"]), entry["question"]
             image = find_image(root / cfg.data.images, img_id)
             explained = _sample(adapter, regions, image, img_id, question, methods)
@@ -54,9 +60,9 @@ def samples(session: Session) -> dict[str, Explanation]:
 
 
 def _first_questions(path: Path, n: int) -> dict[str, Any]:
-    items = [{"image": q.img_id, "question": q.sent} for q in read_questions(path)[:n]]
+    items = [{"image": q.img_id, "question": q.sent} for q in read_questions(path)[: max(n, DEFAULT_ITEMS)]]
     polar = [i for i in items if i["question"].lower().startswith(("is ", "are "))]
-    return {"questions": items[:4], "logic": (polar or items)[:4]}
+    return {"questions": items[:n], "logic": (polar or items)[:n]}
 
 
 def _sample(
@@ -91,18 +97,16 @@ def explain_question(session: Session, image: Image.Image) -> Explanation:
         raise ConfigError('task=explain needs a question for this model: question="is there a zebra?"')
     if kind == "box":
         raise ConfigError("target=box is for detectors: this model answers questions, choose another target")
-    listed = _data_file(cfg, "answers")
-    if adapter.answers is None and listed is not None:
-        adapter.answers = read_answers(listed)
+    name_answers(cfg, adapter)
     if adapter.answers is None and cfg.answers is not None:
         raise ConfigError(
             "this checkpoint has no answer list, so answers= cannot be looked up: give one, data.root=FOLDER "
             "data.answers=FILE"
         )
-    features, boxes = _regions(cfg, adapter, image)
+    features, boxes = regions_of(cfg, adapter, image, Path(cfg.image).stem)
     order = answer_order(adapter, cfg.question, features, boxes)
     pair = _pair(adapter, kind, cfg.answers) or (order[0], contrast(adapter, order))
-    target: Target = Logit(pair[0]) if kind == "logit" else PAIRS[kind](*pair)
+    target: Target = _single(kind, pair[0], cfg.answers) if kind in SINGLE else PAIRS[kind](*pair)
     methods = shown_methods(session)
     if cfg.methods is None and kind != "logit":
         methods[SIGNED] = Ours("full")
@@ -111,12 +115,27 @@ def explain_question(session: Session, image: Image.Image) -> Explanation:
     return explained
 
 
+def name_answers(cfg: Any, adapter: Answerer) -> None:
+    """Give a model whose checkpoint has no answer list that of the configured data, if there is one."""
+    listed = _data_file(cfg, "answers")
+    if adapter.answers is None and listed is not None:
+        adapter.answers = read_answers(listed)
+
+
+def _single(kind: str, answer: int, given: Sequence[Any] | None) -> Target:
+    if kind != "second":
+        return SINGLE[kind](answer)
+    if given is not None:
+        raise ConfigError("target=second explains the second answer that the model found: leave answers out")
+    return SINGLE[kind]()
+
+
 def _pair(adapter: Answerer, kind: str, given: Sequence[Any] | None) -> tuple[int, int] | None:
     """The two answers of `answers=[a,b]`, or None."""
     if given is None:
         return None
-    if len(given) != (1 if kind == "logit" else 2):
-        wanted = "one answer, e.g. answers=[yes]" if kind == "logit" else "two, e.g. answers=[yes,no]"
+    if len(given) != (1 if kind in SINGLE else 2):
+        wanted = "one answer, e.g. answers=[yes]" if kind in SINGLE else "two, e.g. answers=[yes,no]"
         raise ConfigError(f"answers={list(given)} with target={kind} must name {wanted}")
     found = [index_of(as_word(g), adapter.answers or [], "answer") for g in given]
     return found[0], found[-1]
@@ -167,17 +186,22 @@ def explain_answer(
     encoded = adapter.encode(question, features, boxes)
     inputs = adapter.collate([encoded])
     logits = _logits(adapter, question, features, boxes)
-    probabilities = logits.softmax(-1)
     explained = explain(adapter, inputs, methods, list(targets.values()), image=image)
     explained.rows = [replace(row, name=name) for row, name in zip(explained.rows, targets, strict=True)]
     explained.question = question
-    explained.words = adapter.token_texts(encoded)
+    explained.words = adapter.question_tokens(encoded)
     explained.regions = boxes
-    explained.answers = [
+    explained.answers = best_answers(adapter, logits)
+    return explained
+
+
+def best_answers(adapter: Answerer, logits: Tensor) -> list[dict[str, Any]]:
+    """The most probable answers, best first, of the logits [answers] of one question."""
+    probabilities = logits.softmax(-1)
+    return [
         {"answer": answer_name(adapter, i), "logit": float(logits[i]), "probability": float(probabilities[i])}
         for i in logits.argsort(descending=True).tolist()[:TOP_ANSWERS]
     ]
-    return explained
 
 
 def find_image(folder: Path, img_id: str) -> Image.Image:
@@ -186,10 +210,9 @@ def find_image(folder: Path, img_id: str) -> Image.Image:
     Raises:
         DataError: if there is none or it cannot be read.
     """
-    for suffix in (".jpg", ".png", ".jpeg", ".webp"):
-        path = folder / f"{img_id}{suffix}"
-        if path.is_file():
-            return open_image(path)
+    path = image_file(folder, img_id)
+    if path is not None:
+        return open_image(path)
     raise DataError(f"image {img_id} is not in {folder} (.jpg, .png): set data.images to the folder of the images")
 
 
@@ -201,21 +224,32 @@ def _data_file(cfg: Any, key: str) -> Path | None:
     return path if path.exists() else None
 
 
-def _regions(cfg: Any, adapter: Answerer, image: Image.Image) -> tuple[Tensor, Tensor]:
-    """Regions of the image: from the data's region file if it knows the image, else by the embedded extractor."""
+@lru_cache(1)
+def _extractor() -> Any:
+    """The embedded detector, on whose backbone the region extractor was trained."""
+    return load_model(asset("detr")).model
+
+
+def regions_of(cfg: Any, adapter: Answerer, image: Image.Image, name: str) -> tuple[Tensor, Tensor]:
+    """Features [R, D] and boxes [R, 4] of an image's regions: the model's own patches; else from the data's region file
+    if it knows an image of that name; else by the embedded extractor.
+
+    Raises:
+        InputError: where the extractor makes other features than the model reads.
+    """
+    if isinstance(adapter, ReadsPictures):
+        return adapter.regions_of(image)
     stored = _data_file(cfg, "regions")
     if stored is not None:
         store = open_regions(stored)
-        name = Path(cfg.image).stem
         if name in store:
             found = store.regions(name)
             return torch.from_numpy(found.features), torch.from_numpy(found.boxes)
-    # the extractor was trained on the embedded detector's backbone
-    extracted = extract(image, load_model(asset("detr")).model)
+    extracted = extract(image, _extractor())
     if extracted.features.shape[1] != adapter.feature_width:
         raise InputError(
             f"this checkpoint reads region features of {adapter.feature_width} numbers, which the embedded extractor "
             f"({extracted.features.shape[1]}) does not make: give a region file that holds image "
-            f"{Path(cfg.image).stem!r}, data.regions=FILE (.tsv, .h5, .npz)"
+            f"{name!r}, data.regions=FILE (.tsv, .h5, .npz)"
         )
     return extracted.features, extracted.boxes

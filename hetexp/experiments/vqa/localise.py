@@ -48,12 +48,12 @@ def measures(outcome: Outcome) -> pd.DataFrame:
     Values lie in 0..1 and are None where a measure does not apply, which depends on the question alone: relevance that
     is not finite counts as none. Empty if the data has no annotations.
     """
-    scenes = _annotations(outcome.data)
+    scenes = annotations_of(outcome.data)
     if scenes is None:
         return pd.DataFrame(columns=["question_type", *MEASURES])
     rows = []
     for i, question in enumerate(outcome.questions.itertuples()):
-        text, image = _finite(outcome.text[i]), _finite(outcome.image[i])
+        text, image = finite(outcome.text[i]), finite(outcome.image[i])
         words, objects = json.loads(question.deciding_tokens), json.loads(question.deciding_objects)
         row: dict[str, Any] = {"question_type": question.question_type, **dict.fromkeys(MEASURES)}
         row["word_rank"], row["word_auroc"] = word_rank(text, words), word_auroc(text, words)
@@ -74,7 +74,7 @@ def oracle(outcome: Outcome) -> tuple[list[Tensor], list[Tensor]]:
     Raises:
         DataError: if the data has no annotations.
     """
-    scenes = _annotations(outcome.data)
+    scenes = annotations_of(outcome.data)
     if scenes is None:
         raise DataError("the oracle needs data.annotations, which this data does not have: leave controls out")
     text, image = [], []
@@ -89,12 +89,14 @@ def oracle(outcome: Outcome) -> tuple[list[Tensor], list[Tensor]]:
     return text, image
 
 
-def _finite(relevance: Tensor) -> NDArray[np.float64]:
+def finite(relevance: Tensor) -> NDArray[np.float64]:
+    """Relevance as numbers; what is not finite counts as none."""
     values = relevance.double().numpy()
     return values if np.isfinite(values).all() else np.zeros_like(values)
 
 
-def _annotations(data: Mapping[str, Any]) -> CocoScenes | None:
+def annotations_of(data: Mapping[str, Any]) -> CocoScenes | None:
+    """The scenes behind a data configuration; None where it has no annotations."""
     if data["annotations"] is None:
         return None
     root = Path(data["root"])

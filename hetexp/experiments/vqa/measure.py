@@ -17,9 +17,11 @@ from hetexp.experiments.engine.items import ItemRecord, ItemValues
 from hetexp.experiments.engine.methods import MethodSpec
 from hetexp.experiments.engine.results import Result
 from hetexp.experiments.engine.session import Session
+from hetexp.experiments.engine.similarity import ItemMaps, similar_maps
 from hetexp.experiments.vqa.attribution import QUESTIONS
 from hetexp.experiments.vqa.controls import get_control
 from hetexp.experiments.vqa.metrics import METRICS, Measured, Outcome, get_metric, scorer
+from hetexp.experiments.vqa.ordered import ordered_answers
 
 
 def measure_all(session: Session) -> list[Result]:
@@ -44,11 +46,23 @@ def measure_all(session: Session) -> list[Result]:
         }
     for control in controls:
         text, image = control.relevance(first)
-        outcome = replace(first, text=text, image=image, answers=np.full_like(first.answers, -1))
+        perturbed = "perturbation" in (cfg.metrics or METRICS)
+        answers = ordered_answers(session, first, text, image) if perturbed else np.full_like(first.answers, -1)
+        outcome = replace(first, text=text, image=image, answers=answers)
         found = [measured for metric in metrics for measured in metric(outcome)]
         rows += [record.mean(control, _items(outcome, measured)) for measured in found if len(measured.values)]
+    rows += similar_maps(session, record, read_maps)
     record.write(session.folder)
     return rows
+
+
+def read_maps(session: Session, spec: MethodSpec) -> dict[str, ItemMaps]:
+    """Relevance of every question's regions and words by its name in the item values, for comparisons."""
+    outcome = read_outcome(session, spec)[0]
+    return {
+        str(q.question_id): ItemMaps(q.img_id, {"image": image.double().numpy(), "text": text[1:-1].double().numpy()})
+        for q, image, text in zip(outcome.questions.itertuples(), outcome.image, outcome.text, strict=True)
+    }
 
 
 def _items(outcome: Outcome, measured: Measured) -> ItemValues:
@@ -89,4 +103,5 @@ def read_outcome(session: Session, spec: MethodSpec) -> tuple[Outcome, list[str]
     questions = pd.concat(tables, ignore_index=True)
     score = scorer(session.cfg.data.score.name, questions, session.data.answers)
     data = plain(session.cfg.data)
-    return Outcome(questions, np.concatenate(answers), text, image, boxes, score, data), skipped
+    names = session.data.answers
+    return Outcome(questions, np.concatenate(answers), text, image, boxes, score, data, names), skipped

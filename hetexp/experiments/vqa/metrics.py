@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ class Outcome:
         boxes: each question's regions [R, 4], x1, y1, x2, y2 in units of the image's sides.
         score: score of answers [n, ...] to the questions at some rows [n].
         data: the `data` configuration.
+        answer_names: what the numbers of answers stand for.
     """
 
     questions: pd.DataFrame
@@ -40,6 +41,7 @@ class Outcome:
     boxes: list[Tensor]
     score: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
     data: Mapping[str, Any]
+    answer_names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,14 @@ def perturbation(outcome: Outcome) -> Iterator[Measured]:
             yield Measured(panel, f"accuracy@{fraction:g}", scores[:, p, i], kept)
 
 
+def retention(outcome: Outcome) -> Iterator[Measured]:
+    """Share of perturbed inputs that keep the answer to the whole input, right or wrong; areas as in `perturbation`."""
+    kept = np.flatnonzero(np.all(outcome.answers >= 0, axis=(1, 2)))
+    same = outcome.answers[kept] == outcome.questions["predicted"].to_numpy()[kept][:, None, None]
+    for p, panel in enumerate(PANELS):
+        yield Measured(f"retention/{panel}", "AUC", trapezoid_auc(FRACTIONS, same[:, p]), kept)
+
+
 def scorer(
     kind: str, questions: pd.DataFrame, names: list[str]
 ) -> Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]:
@@ -108,6 +118,12 @@ METRICS: dict[str, str] = {
     "perturbation": "hetexp.experiments.vqa.metrics:perturbation",
     "localisation": "hetexp.experiments.vqa.localise:localisation",
 }
+# Further ones, computed where `metrics` names them.
+FURTHER: dict[str, str] = {
+    "retention": "hetexp.experiments.vqa.metrics:retention",
+    "semantics": "hetexp.experiments.vqa.semantics:semantics",
+    "logic": "hetexp.experiments.vqa.semantics:logic",
+}
 
 
 def get_metric(name: str) -> VqaMetric:
@@ -116,7 +132,8 @@ def get_metric(name: str) -> VqaMetric:
     Raises:
         ConfigError: for an unknown name; the message lists the known ones.
     """
-    if name not in METRICS:
-        raise ConfigError(f"unknown metric {name!r}. Available for question answering: {', '.join(METRICS)}")
-    found: VqaMetric = import_from(METRICS[name])
+    known = METRICS | FURTHER
+    if name not in known:
+        raise ConfigError(f"unknown metric {name!r}. Available for question answering: {', '.join(known)}")
+    found: VqaMetric = import_from(known[name])
     return found

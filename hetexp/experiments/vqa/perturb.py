@@ -52,8 +52,8 @@ def answer_variants(
         parts = [(samples[owner[key]], list(key[1])) for key in keys]
         return adapter.encode_regions([(s.features[kept], s.boxes[kept]) for s, kept in parts])
 
-    texts = _in_batches(text_keys.values(), lambda key: (len(key[1]),), encode_text_keys, batch_tokens, run)
-    regions = _in_batches(region_keys.values(), lambda key: (len(key[1]),), encode_region_keys, batch_tokens, run)
+    texts = in_batches(text_keys.values(), lambda key: (len(key[1]),), encode_text_keys, batch_tokens, run)
+    regions = in_batches(region_keys.values(), lambda key: (len(key[1]),), encode_region_keys, batch_tokens, run)
 
     def answer_jobs(part: Sequence[tuple[int, Variant]]) -> list[int]:
         logits = adapter.answer_parts(
@@ -61,11 +61,11 @@ def answer_variants(
         )
         return logits.argmax(-1).tolist()
 
-    answers = _in_batches(jobs, lambda job: (len(job[1].regions), len(job[1].text)), answer_jobs, batch_tokens, run)
+    answers = in_batches(jobs, lambda job: (len(job[1].regions), len(job[1].text)), answer_jobs, batch_tokens, run)
     return [{v: answers[row, v] for r, v in jobs if r == row} for row in range(len(samples))]
 
 
-def _in_batches(
+def in_batches(
     keys: Iterable[Key],
     lengths: Callable[[Key], tuple[int, ...]],
     compute: Callable[[Sequence[Key]], Sequence[Result]],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from hetexp.errors import ConfigError
 from hetexp.evaluation.bootstrap import Estimate
@@ -70,8 +72,38 @@ def value(
     return run.estimate(method, panel, metric, threshold)
 
 
+def between(
+    runs: Mapping[str, Measurements], *, method: str, panel: str, metric: str, threshold: float | None = None
+) -> Estimate:
+    """How much larger a number of a method is in the first run than in the second, in points; images are the same."""
+    first, second = runs.values()
+    return first.estimate(method, panel, metric, threshold) - second.estimate(method, panel, metric, threshold)
+
+
+def across(
+    runs: Mapping[str, Measurements], *, method: str, panel: str, metric: str, thresholds: Sequence[float]
+) -> Estimate:
+    """How much larger a number of a method is at the first threshold than at the second, in points."""
+    (run,) = runs.values()
+    first, second = (run.estimate(method, panel, metric, at) for at in thresholds)
+    return first - second
+
+
+def scaled_difference(
+    runs: Mapping[str, Measurements], *, one: str, other: str, low: str, high: str, panel: str, metric: str
+) -> Estimate:
+    """How much better `one` is than `other`, in percent of the way from `low` to `high`, whichever is larger."""
+    (run,) = runs.values()
+    a, b, bottom, top = (run.estimate(method, panel, metric) for method in (one, other, low, high))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        resampled = 100 * (a - b).resampled / (top - bottom).resampled
+    return Estimate(100 * (a - b).value / (top - bottom).value, resampled, a.n)
+
+
 # Name, as a claim's `statistic` gives it -> function of (runs by experiment, the claim's arguments).
-STATISTICS: dict[str, Statistic] = {s.__name__: s for s in (difference, change, share, value)}
+STATISTICS: dict[str, Statistic] = {
+    s.__name__: s for s in (difference, change, share, value, between, across, scaled_difference)
+}
 
 
 def compute(claim: Claim, runs: Mapping[str, Measurements]) -> Estimate:

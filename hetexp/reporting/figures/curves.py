@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,9 +55,31 @@ def draw_perturbation(run: Run) -> Figure:
 
 def _panel(ax: Axes, curves: pd.DataFrame, areas: pd.DataFrame) -> None:
     value = dict(zip(areas["method"], areas["value"], strict=True))
-    for method, style in method_styles(curves["method"]).items():
+    labels = {method: f"{method_name(method)}: {area:.1f}" for method, area in value.items()}
+    draw_curves(ax, curves, method_styles(curves["method"]), labels)
+    ax.legend(  # beside the panel: curves cross everywhere inside
+        title="AUC", title_fontsize=6, alignment="left", frameon=False, handlelength=1.6,
+        loc="upper left", bbox_to_anchor=(1.0, 1.03), borderaxespad=0.2,
+    )  # fmt: skip
+
+
+def draw_curves(
+    ax: Axes,
+    curves: pd.DataFrame,
+    styles: Mapping[str, Mapping[str, Any]],
+    labels: Mapping[str, str] | None = None,
+) -> None:
+    """Accuracy against the removed share with its interval, one curve per method of one panel of a `curve_frame`.
+
+    Args:
+        styles: method -> look; those without a curve are passed over.
+        labels: method -> its entry in a legend, by default its printed name.
+    """
+    for method, style in styles.items():
         mine = curves[curves["method"] == method]
-        label = f"{method_name(method)}: {value[method]:.1f}"
+        if mine.empty:
+            continue
+        label = method_name(method) if labels is None else labels[method]
         ax.plot(mine["removed"], mine["accuracy"], label=label, zorder=3, **style)
         if mine["ci_low"].notna().all():
             ax.fill_between(
@@ -64,10 +88,6 @@ def _panel(ax: Axes, curves: pd.DataFrame, areas: pd.DataFrame) -> None:
     ax.set_xlim(0, 1)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
     ax.grid(alpha=0.25, linewidth=0.4)
-    ax.legend(  # beside the panel: curves cross everywhere inside
-        title="AUC", title_fontsize=6, alignment="left", frameon=False, handlelength=1.6,
-        loc="upper left", bbox_to_anchor=(1.0, 1.03), borderaxespad=0.2,
-    )  # fmt: skip
 
 
 def write_perturbation(run: Run, folder: Path) -> list[Path]:

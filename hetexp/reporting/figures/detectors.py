@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from hetexp.reporting.detectors import SCALES, Comparison, compare_detectors
 from hetexp.reporting.figures.style import PAGE, method_styles, save, styled
-from hetexp.reporting.names import method_name
+from hetexp.reporting.names import method_name, model_name
 from hetexp.reporting.runs import Run
 
 
@@ -30,7 +30,7 @@ def draw_detectors(found: Comparison) -> Figure:
                     ax.fill_between(table.index, low, high, color=styles[method]["color"], alpha=0.1, lw=0, zorder=1)
             for scale in SCALES:
                 ax.axvline(scale, color="#888888", lw=0.6, ls=":", zorder=0)
-            ax.set_title(detector, loc="left")
+            ax.set_title(model_name(detector), loc="left")
             ax.set_xlabel("threshold, in multiples of Otsu's")
             ax.grid(alpha=0.25, linewidth=0.4)
             ax.set_ylim(bottom=0)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from hetexp.errors import DataError
 from hetexp.reporting.figures.maps import broken, diverges, show_input, show_map
 from hetexp.reporting.figures.questions import SCALE_NOTE, draw_across, method_row
+from hetexp.reporting.figures.sources import draw_sources
 from hetexp.reporting.figures.style import styled
 from hetexp.reporting.names import method_name
 from hetexp.reporting.samples import StoredExplanation
@@ -17,7 +18,8 @@ LINE = 0.12  # inches from one line of text to the next
 
 
 def draw_explanation(explanation: StoredExplanation) -> Figure:
-    """The methods of an explanation beside each other: a row per detection, or the question with words and regions.
+    """The methods of an explanation beside each other: a row per detection, the question with words and regions, or
+    every source of another model.
 
     Neither masks nor the image have to be there; without an image maps are drawn on white.
 
@@ -27,7 +29,9 @@ def draw_explanation(explanation: StoredExplanation) -> Figure:
     if not explanation.methods:
         raise DataError(f"{explanation.source} holds no relevance of {', '.join(explanation.info['methods'])}")
     shown = explanation.at_most(SIDE)
-    return _detections(shown) if shown.kind == "detection" else _question(shown)
+    if shown.kind == "detection":
+        return _detections(shown)
+    return _question(shown) if shown.kind == "vqa" else draw_sources(shown)
 
 
 def row_text(explanation: StoredExplanation, row: int) -> str:

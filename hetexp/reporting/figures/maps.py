@@ -154,13 +154,17 @@ def show_tokens(
     Args:
         bound: as in `show_regions`.
     """
+    words, values = list(tokens[1:]), relevance[1:]
+    set_words(ax, words, token_colours(values, bound), size)
+
+
+def set_words(ax: Axes, words: Sequence[str], colours: Sequence[tuple[float, float, float]], size: float) -> None:
+    """Words in boxes of these colours, wrapped to the axes' width and centred, from the top down."""
     figure = ax.get_figure()
     assert isinstance(figure, Figure)
     box = ax.get_position()
     width, height = (72 * s * f for s, f in zip(figure.get_size_inches(), (box.width, box.height), strict=True))
     line_height = 1.75 * size
-    words, values = list(tokens[1:]), relevance[1:]
-    colours = token_colours(values, bound)
     for number, line in enumerate(token_rows(words, width, size)):
         shift = (width - (line[-1][1] + line[-1][2])) / 2
         y = height - (number + 1) * line_height

@@ -142,20 +142,20 @@ def draw_grid(samples: Sequence[StoredExplanation], rows: Sequence[Row], bar: st
 
 def draw_across(sample: StoredExplanation, rows: Sequence[Row], columns: int = 4) -> Figure:
     """One question: the input if it is known, then one picture per kind of relevance, set in lines of `columns`."""
-    width, gap, head, line = 1.75, 0.1, 0.4, 0.11
+    lines = [part for part in (sample.info.get("question"), _answers(sample), _asked_target(sample)) if part]
+    width, gap, line = 1.75, 0.1, 0.11
+    head = 0.4 + line * max(0, len(lines) - 2)
     inner = width - gap
     cells = [*([] if sample.image is None else [None]), *rows]
     columns = min(columns, len(cells))
     picture, words = picture_height([sample], inner), words_height([sample], inner)
-    answers = ", ".join(f"{a['answer']} {a['probability']:.2f}" for a in (sample.info.get("answers") or [])[:3])
-    asked = "\n→ ".join(part for part in (sample.info.get("question"), answers) if part)
     with styled():
         labels = ["Input" if row is None else broken(row.label, inner) for row in cells]
         title = 0.06 + line * max(1 + label.count("\n") for label in labels)
         step = title + picture + words + 0.06
         sheet = Sheet(columns * width, head + step * math.ceil(len(cells) / columns) + 0.14)
         sheet.text(columns * width / 2, sheet.height - 0.13, SCALE_NOTE, size=6)
-        sheet.text(columns * width / 2, 0.02, asked, size=7.5)
+        sheet.text(columns * width / 2, 0.02, "\n".join(lines), size=7.5)
         for number, (label, row) in enumerate(zip(labels, cells, strict=True)):
             x, y = number % columns * width + gap / 2, head + number // columns * step
             sheet.text(x + inner / 2, y, label)
@@ -164,6 +164,19 @@ def draw_across(sample: StoredExplanation, rows: Sequence[Row], columns: int = 4
             else:
                 draw_cell(sheet, (x, y + title, inner, picture, words), sample, row)
     return sheet.figure
+
+
+def _answers(sample: StoredExplanation) -> str:
+    """The three most probable answers."""
+    found = sample.info.get("answers") or []
+    answers = ", ".join(f"{a['answer']} {a['probability']:.2f}" for a in found[:3])
+    return f"→ {answers}" if answers and sample.info.get("question") else answers
+
+
+def _asked_target(sample: StoredExplanation) -> str:
+    """What y was, where it is not the logit of the answer given: "y = logit(yes) − logit(no)"."""
+    rows = sample.info.get("rows") or []
+    return "" if not rows or rows[0]["target"] == f"logit({rows[0]['label']})" else f"y = {rows[0]['target']}"
 
 
 def target_text(sample: StoredExplanation, key: str) -> str:

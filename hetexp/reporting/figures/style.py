@@ -1,4 +1,4 @@
-"""The shared look of all figures: fonts, colours, maps, and saving as PNG and PDF."""
+"""The shared look of all figures: fonts, colours, maps, and saving as PNG, PDF and SVG."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import hashlib
 import io
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,16 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import font_manager
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from hetexp.attribution.registry import METHODS, MethodRecord
 from hetexp.files import atomic_write
 from hetexp.reporting.names import in_order, record_of
 
+log = logging.getLogger("hetexp")
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # it reports every font it subsets into a PDF
 
 PAGE = 7.0  # width of a page in inches
@@ -33,8 +38,16 @@ DIVERGING = "RdBu_r"  # signed relevance: red raises y, blue lowers it, white = 
 SPARE_COLOURS = ("#332288", "#117733", "#999933", "#882255", "#AA4499", "#44AA99", "#CC6677")
 SPARE_MARKERS = ("<", ">", "p", "h", "d", "X", "8")
 
+# Fonts for scripts that DejaVu Sans lacks, where one of them is installed.
+FURTHER_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK TC", "Noto Sans CJK KR", "Noto Sans SC", "Noto Sans JP"),
+    *("Source Han Sans", "WenQuanYi Zen Hei", "Droid Sans Fallback", "PingFang SC", "Hiragino Sans", "Microsoft YaHei"),
+    *("Yu Gothic", "Malgun Gothic", "Arial Unicode MS"),
+)
+_INSTALLED = {font.name for font in font_manager.fontManager.ttflist}
+
 RC: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib
+    "font.family": ["DejaVu Sans", *(name for name in FURTHER_FONTS if name in _INSTALLED)],
     "font.size": 7,
     "axes.titlesize": 7.5,
     "axes.labelsize": 7,
@@ -60,8 +73,28 @@ RC: dict[Any, Any] = {
 @contextmanager
 def styled() -> Iterator[None]:
     """Apply the shared look inside the block only."""
-    with mpl.rc_context(RC):
+    with mpl.rc_context(RC), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+")  # `save` says in one line which signs no font has
         yield
+
+
+def unprintable(text: str) -> str:
+    """The signs of a text that none of the fonts has, each once."""
+    return "".join(sign for sign in dict.fromkeys(text) if not sign.isspace() and ord(sign) not in _signs())
+
+
+@cache
+def _signs() -> frozenset[int]:
+    files = (font_manager.findfont(name, fallback_to_default=False) for name in RC["font.family"])
+    return frozenset(code for file in files for code in font_manager.get_font(file).get_charmap())
+
+
+def _warn_of_boxes(figure: Figure) -> None:
+    lacking = unprintable("".join(text.get_text() for text in figure.findobj(Text)))
+    if lacking:
+        log.warning(
+            "no font here has %s, so boxes stand for them: install one that does, such as Noto Sans CJK", lacking[:20]
+        )
 
 
 def method_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -90,13 +123,22 @@ def method_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as `<stem>.png` and `<stem>.pdf`, equal bytes for equal content, and close it."""
+# What a file of each kind would say of when and by what it was written.
+_METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None},
+}
+
+
+def save(figure: Figure, stem: Path, kinds: Iterable[str] = ("png", "pdf")) -> list[Path]:
+    """Write a figure as `<stem>.png` and so on, equal bytes for equal content, and close it."""
     paths = []
-    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
+    _warn_of_boxes(figure)
+    for kind in kinds:
         buffer = io.BytesIO()
         with styled():
-            figure.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=0.02, metadata=metadata)
+            figure.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=0.02, metadata=_METADATA[kind])
         paths.append(atomic_write(stem.with_name(f"{stem.name}.{kind}"), buffer.getvalue()))
     plt.close(figure)
     return paths

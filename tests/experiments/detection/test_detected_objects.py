@@ -20,8 +20,7 @@ from hetexp.evaluation.bootstrap import resample_counts
 from hetexp.evaluation.matches import Matches
 from hetexp.experiments.detection.controls import CONTROLS, ControlInput
 from hetexp.experiments.detection.ground_truth import GroundTruth
-from hetexp.experiments.detection.metrics import ScoredImage
-from hetexp.experiments.detection.scores import StoredImage
+from hetexp.experiments.detection.scenes import ScoredImage, StoredImage
 
 SIDE = 64
 
@@ -55,8 +54,7 @@ BOXES = [(0.75, 0.25, 0.5, 0.5), (0.5, 0.6, 1.0, 0.3), (0.5, 0.9, 0.1, 0.1), (0.
 
 
 def scored(relevance: torch.Tensor) -> ScoredImage:
-    masks = torch.zeros(len(relevance), SIDE, SIDE, dtype=torch.bool)
-    return ScoredImage(1, (SIDE, SIDE), relevance, masks, DETECTIONS, BOXES)
+    return ScoredImage(1, (SIDE, SIDE), relevance, DETECTIONS, BOXES, lambda: pytest.fail("needs no masks"))
 
 
 def test_detections_are_measured_on_the_object_they_overlap(coco: COCO) -> None:

@@ -51,7 +51,7 @@ def test_a_run_leaves_the_values_behind_its_means(toy_vqa_config: Compose, tmp_p
         assert means[row.method, row.panel, row.metric] == pytest.approx(row.value)
     oracle = frame[frame["method"] == "oracle"].set_index(["panel", "metric"])["value"]
     assert oracle["localisation", "word_auroc"] == 100
-    assert {panel.partition("/")[0] for panel, _ in oracle.index} == {"localisation"}
+    assert {panel.partition("/")[0] for panel, _ in oracle.index} == {"localisation", *PANELS}
 
 
 def test_unknown_controls_list_the_known_ones(toy_vqa_config: Compose, tmp_path: Path) -> None:

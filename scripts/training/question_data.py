@@ -1,4 +1,4 @@
-"""Training data of the embedded LXMERT: questions about a pool of scenes, as batches of tensors."""
+"""Training data of the embedded question-answering models: questions about a pool of scenes, as batches of tensors."""
 
 from __future__ import annotations
 
