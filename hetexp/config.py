@@ -166,6 +166,7 @@ class Config:
     tables: list[str] | None = None
     figures: list[str] | None = None
     results: str | None = None
+    claims: str | None = None
     report: ReportConfig = field(default_factory=ReportConfig)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -223,20 +223,24 @@ def make_figures(
     return _make("figure", FIGURES, outputs, names, to or outputs / "figures", results)
 
 
-def decide(outputs: Path, to: Path | None = None) -> Product:
+def decide(outputs: Path, to: Path | None = None, claims: Path | None = None) -> Product:
     """Decide every claim of the paper from the newest runs: the ledger as CSV, Markdown and LaTeX, and a page of it.
 
     Args:
         outputs: folder of the runs.
         to: folder to write into; None is `<outputs>/tables`, and `<outputs>/report` for the page.
+        claims: a file of other claims, whose tables are named like it; there is no page of these.
 
     Raises:
         MissingInput: if no run is there that any claim is about; the message names the commands.
         DataError: if a run does not hold what a claim is about.
     """
-    ledger = read_ledger()
+    ledger = read_ledger() if claims is None else replace(read_ledger(claims), title=f"The claims of {claims.name}")
     runs = newest_measurements(outputs, ledger)
     decisions = decide_claims(ledger.claims, runs)
+    if claims is not None:
+        paths, text = write_ledger(ledger, decisions, runs, to or outputs / "tables", claims.stem)
+        return Product(claims.stem, paths, outputs, text)
     paths, text = write_ledger(ledger, decisions, runs, to or outputs / "tables")
     page = write_page(ledger, decisions, runs, outputs, (to or outputs / "report") / "evidence.html")
     return Product("claims", [*paths, page], outputs, text)

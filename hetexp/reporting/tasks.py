@@ -33,10 +33,10 @@ def _names(given: Any) -> list[str] | None:
 
 
 def evidence(cfg: DictConfig) -> None:
-    """Decide the paper's claims from finished runs."""
-    made = decide(Path(cfg.paths.outputs))
+    """Decide the paper's claims, or those of `claims=`, from finished runs."""
+    made = decide(Path(cfg.paths.outputs), claims=None if cfg.claims is None else Path(cfg.claims))
     print(made.text)
-    log.info("claims: %s", ", ".join(map(str, made.paths)))
+    log.info("%s: %s", made.name, ", ".join(map(str, made.paths)))
 
 
 def report(cfg: DictConfig) -> None:

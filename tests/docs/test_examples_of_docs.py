@@ -168,3 +168,19 @@ def test_swept_from_the_command_line(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     frame = pd.read_csv(tmp_path / "sweep" / "results.csv")
     assert set(frame["method"]) == {"my_method", "my_method(power=2)"}
+
+
+def test_the_tutorial_runs_from_a_photograph_to_a_claim(tmp_path):
+    """Every command of the page, in order, in a folder of its own."""
+    for name in ("my_method.py", "my_claims.yaml", "tutorial_data.py"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+    shutil.copytree(EXAMPLES / "conf", tmp_path / "conf")
+    shutil.copy(asset("scenes/val/images/000175.jpg"), tmp_path / "photo.jpg")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = (EXAMPLES / "tutorial.sh").read_text(encoding="utf-8")
+    shell = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(shell, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    claims = pd.read_csv(tmp_path / "outputs" / "tables" / "my_claims.csv")
+    assert set(claims["verdict"]) <= {"holds", "contradicted", "undecided"}
+    assert claims.set_index("claim").iloc[0]["verdict"] == "holds"

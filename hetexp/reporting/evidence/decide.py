@@ -155,24 +155,28 @@ def sources(runs: Mapping[str, Measurements | str]) -> str:
 
 
 def write_ledger(
-    ledger: Ledger, decisions: Mapping[str, Decision], runs: Mapping[str, Measurements | str], folder: Path
+    ledger: Ledger,
+    decisions: Mapping[str, Decision],
+    runs: Mapping[str, Measurements | str],
+    folder: Path,
+    name: str = "claims",
 ) -> tuple[list[Path], str]:
-    """Write `claims.csv`, `.md` and `.tex`; returns the files and the Markdown."""
+    """Write `<name>.csv`, `.md` and `.tex`; returns the files and the Markdown."""
     table = printed(ledger, decisions)
     resampling = ledger.resampling
     caption = (
-        f"The paper's claims, measured with {sources(runs)}: {summary(ledger.claims, decisions)}, counting every pair "
+        f"{ledger.title}, measured with {sources(runs)}: {summary(ledger.claims, decisions)}, counting every pair "
         "of an order for every metric. 95 % intervals and two-sided p-values from "
         f"{resampling.resamples} resamples of the images, the same for everything compared; p-values adjusted within "
         "each family (Holm). A claim holds or is contradicted where the whole interval says so beyond its margin."
     )
     text = "\n\n".join([caption, table.to_markdown(index=False, disable_numparse=True)]) + "\n"
     body = as_wide_as_the_line(escaped(table), index=False, column_format="lp{8cm}lp{7cm}rr")
-    tex = environment(escape(caption), "claims", body)
+    tex = environment(escape(caption), name, body)
     frame = ledger_frame(ledger.claims, decisions)
     paths = [
-        atomic_write(folder / "claims.csv", frame.to_csv(index=False, lineterminator="\n")),
-        atomic_write(folder / "claims.md", text),
-        atomic_write(folder / "claims.tex", tex),
+        atomic_write(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n")),
+        atomic_write(folder / f"{name}.md", text),
+        atomic_write(folder / f"{name}.tex", tex),
     ]
     return paths, text

@@ -102,11 +102,13 @@ class Ledger:
         claims: one for each number that decides.
         orders: the orders of methods that pairs come from, by the name of their entry.
         resampling: of images.
+        title: what they are.
     """
 
     claims: tuple[Claim, ...]
     orders: Mapping[str, Order]
     resampling: Resampling
+    title: str = "The paper's claims"
 
     def of_order(self, name: str) -> list[Claim]:
         """The pairs of an order.
