@@ -25,4 +25,4 @@ def main(folder: str = "mine", scenes: int = 12) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(sys.argv[1])
