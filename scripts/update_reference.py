@@ -16,8 +16,10 @@ BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
 PUBLISHED = "†"  # marks the paper's own columns of a table
 ENDS = (" low", " high")  # of the columns with the ends of an interval
 # Tables that `make all` does not make, shown where they were made.
-FURTHER = ("figure6_models", "detectors", "unit_free", "unit_free_vqa", "deciding_tokens", "text_perturbation")
-FURTHER += ("leaderboard", "leaderboard_costs")
+FURTHER = (
+    *("figure6_models", "detectors", "unit_free", "unit_free_vqa", "deciding_tokens", "text_perturbation"),
+    *("leaderboard", "leaderboard_costs"),
+)
 SCALES = {1: "Otsu's threshold (Table 1)", 2: "0.3 times the threshold (Table 2)"}
 
 
