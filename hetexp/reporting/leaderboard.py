@@ -11,7 +11,7 @@ from hetexp.reporting.board import BEST, EXPERIMENT, QUALITY, Board, read_board
 from hetexp.reporting.commands import experiment_command
 from hetexp.reporting.evidence.decide import with_interval
 from hetexp.reporting.latex import as_wide_as_the_line, environment, escape, escaped
-from hetexp.reporting.names import in_order, is_control, method_name
+from hetexp.reporting.names import in_order, is_control, method_name, model_name
 
 
 def shown(board: Board, model: str, items: str) -> pd.DataFrame:
@@ -84,7 +84,9 @@ def advice(board: Board) -> list[str]:
                 best = float(within.max())
                 parts.append(f"{method_name(str(within.idxmax()))} ({best:.1f}) for {words}")
         if parts:
-            lines.append(f"{model}, by {column.heading}: {'; '.join(parts)}; a larger budget gains less than a point.")
+            lines.append(
+                f"{model_name(model)}, by {column.heading}: {'; '.join(parts)}; a larger budget gains less than a point."
+            )
     return lines
 
 
@@ -96,7 +98,7 @@ def to_markdown(board: Board) -> str:
     ]
     for model, items in board.parts():
         what = "all items" if items == "all" else f"the {items} items"
-        parts.append(f"**{model}**, {board.about[model]}, {what}:")
+        parts.append(f"**{model_name(model)}**, {board.about[model]}, {what}:")
         parts.append(shown(board, model, items).to_markdown(disable_numparse=True))
     parts += ["Which method for which budget, among those measured on most items:"]
     parts += ["\n".join(f"- {line}" for line in advice(board))]
@@ -111,7 +113,8 @@ def to_latex(board: Board) -> str:
     for model, items in board.parts():
         frame = escaped(shown(board, model, items))
         body = as_wide_as_the_line(frame, column_format="l" + "r" * frame.shape[1])
-        caption = f"Leaderboard of {model}, {board.about[model]}, items: {items}. Percent with 95 % intervals."
+        about = f"{model_name(model)}, {board.about[model]}"
+        caption = f"Leaderboard of {about}, items: {items}. Percent with 95 % intervals."
         parts.append(environment(escape(caption), f"leaderboard-{model}-{items.replace(' ', '-')}", body))
     return "\n".join(parts)
 

@@ -95,7 +95,7 @@ def test_advice(board_outputs: Path) -> None:
     """A larger budget is named only where it gains a point; controls and methods on fewer items are no advice."""
     board = read_board(board_outputs)
     assert advice(board) == [
-        "detr, by AUPRC: Ours (pos) (50.0) for a forward and a backward pass; a larger budget gains less than a point."
+        "DETR, by AUPRC: Ours (pos) (50.0) for a forward and a backward pass; a larger budget gains less than a point."
     ]
     dear = {"forward": 100.0, "backward": 100.0}
     board_run(board_outputs / "runs" / "z", rows_of("mine", 80.0, None), {"mine": COST | dear}, 100, 9)

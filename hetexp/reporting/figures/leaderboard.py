@@ -9,12 +9,12 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 
 from hetexp.reporting.board import QUALITY, Board, Column, frontier, read_board
 from hetexp.reporting.commands import MissingInput
 from hetexp.reporting.figures.style import PAGE, method_styles, save, styled
-from hetexp.reporting.names import is_control, method_name
+from hetexp.reporting.names import is_control, method_name, model_name
 
 
 def points(board: Board, model: str) -> tuple[Column, pd.DataFrame]:
@@ -81,14 +81,18 @@ def _panel(ax: Axes, board: Board, model: str, styles: dict[str, dict[str, Any]]
         ax.annotate(
             method_name(method),
             (found.loc[method, "cost"], found.loc[method, "value"]),
-            xytext=(4, 4) if place % 2 else (4, -8),
+            xytext=(4, 5) if place % 2 else (4, -9),
             textcoords="offset points",
             fontsize=5.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
+            zorder=4,
         )
     ax.set_xscale("log")
-    for axis_of in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
-        axis_of(LogFormatter(minor_thresholds=(2, 0.5)))
-    ax.set_title(model, loc="left")
+    wide = found["cost"].max() > 30 * found["cost"].min()
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 3) if wide else (1, 1.5, 2, 3, 4, 5, 6, 8)))
+    ax.xaxis.set_major_formatter(lambda cost, _: f"{cost:g}")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_title(model_name(model), loc="left")
     ax.set_xlabel("time of one explanation, in forward passes")
     ax.set_ylabel(f"{column.heading} (%)")
     ax.grid(alpha=0.25, linewidth=0.4)
