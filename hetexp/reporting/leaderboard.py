@@ -84,9 +84,8 @@ def advice(board: Board) -> list[str]:
                 best = float(within.max())
                 parts.append(f"{method_name(str(within.idxmax()))} ({best:.1f}) for {words}")
         if parts:
-            lines.append(
-                f"{model_name(model)}, by {column.heading}: {'; '.join(parts)}; a larger budget gains less than a point."
-            )
+            what = f"{model_name(model)}, by {column.heading}"
+            lines.append(f"{what}: {'; '.join(parts)}; a larger budget gains less than a point.")
     return lines
 
 
