@@ -101,7 +101,7 @@ def _short(claim: Claim) -> str:
         return f"{claim.pair}, {'Otsu' if claim.arguments['threshold'] == 1 else '0.3 × Otsu'}"
     panel = claim.arguments["panel"].replace("_", " ")
     what = panel if claim.arguments["metric"] == "AUC" else str(claim.arguments["metric"]).replace("_", " ")
-    return f"{claim.pair}, {what}"
+    return f"{claim.pair}, {what.replace('auroc', 'AUROC')}"
 
 
 def tidy(found: Choices) -> pd.DataFrame:

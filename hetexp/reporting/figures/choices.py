@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +34,7 @@ def draw_choices(found: Choices) -> Figure:
                 text = MARKS[d.verdict] if d.estimate is None else f"{MARKS[d.verdict]} {d.estimate:+.1f}"
                 ax.text(j, i, text.replace("-", "−"), ha="center", va="center", fontsize=6)
         ax.set_yticks(range(len(choices)), choices)
-        headings = [
-            text.replace(", ", "\n").replace(" > ", "\n> ").replace(" ≥ ", "\n≥ ").replace(" ≤ ", "\n≤ ")
-            for text in found.claims.values()
-        ]
+        headings = [_heading(text) for text in found.claims.values()]
         ax.set_xticks(range(len(claims)), headings, fontsize=5.5)
         ax.xaxis.tick_top()
         ax.tick_params(length=0)
@@ -50,6 +48,14 @@ def draw_choices(found: Choices) -> Figure:
         handles = [Patch(color=COLOURS[v], label=f"{MARKS[v]} {v}") for v in (HOLDS, CONTRADICTED, UNDECIDED)]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def _heading(claim: str) -> str:
+    """A claim in lines that are no wider than a column."""
+    for relation in (">", "≥", "≤"):
+        claim = claim.replace(f" {relation} ", f"\n{relation} ")
+    lines = claim.replace(", ", "\n").split("\n")
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, 14))
 
 
 def write_choices(run: Run, folder: Path) -> list[Path]:
