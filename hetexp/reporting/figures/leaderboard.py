@@ -16,6 +16,8 @@ from hetexp.reporting.commands import MissingInput
 from hetexp.reporting.figures.style import PAGE, method_styles, save, styled
 from hetexp.reporting.names import is_control, method_name, model_name
 
+NAMED = 5.0  # points below the best of the line within which its methods are named
+
 
 def points(board: Board, model: str) -> tuple[Column, pd.DataFrame]:
     """The measure of quality of a model, and per method quality, its interval and cost; `subset` where it was measured
@@ -32,7 +34,7 @@ def points(board: Board, model: str) -> tuple[Column, pd.DataFrame]:
 
 
 def draw_leaderboard(board: Board) -> Figure:
-    """Cost on a logarithmic axis; the line joins the methods that nothing as cheap beats, and these are named. Faint
+    """Cost on a logarithmic axis; the line joins the methods that nothing as cheap beats, and its best are named. Faint
     points were measured on fewer items.
 
     Raises:
@@ -77,7 +79,8 @@ def _panel(ax: Axes, board: Board, model: str, styles: dict[str, dict[str, Any]]
         ax.plot(row["cost"], row["value"], **style, ls="none", ms=4.5, zorder=3, alpha=0.55 if row["subset"] else 1.0)
     line = found.loc[best]
     ax.step(line["cost"], line["value"], where="post", color="#888888", lw=0.8, zorder=1)
-    for place, method in enumerate(best):
+    good = [m for m in best if found.loc[m, "value"] > line["value"].max() - NAMED]
+    for place, method in enumerate(good):
         ax.annotate(
             method_name(method),
             (found.loc[method, "cost"], found.loc[method, "value"]),
