@@ -126,7 +126,7 @@ def test_files(board_outputs: Path, tmp_path: Path) -> None:
 
 
 def test_figure(board_outputs: Path) -> None:
-    """One panel; of the methods that are not beaten the best are named, controls are not, and the subset's point is there."""
+    """One panel; the best methods of the line are named, controls are not, and the subset's point is there."""
     board = read_board(board_outputs)
     column, found = points(board, "detr")
     assert column.heading == "AUPRC"
