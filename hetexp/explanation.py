@@ -5,23 +5,20 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hetexp.errors import DataError, InputError
-from hetexp.evaluation.masks import finite_maps, otsu_thresholds, segment, to_uint8
+from hetexp.evaluation.masks import finite_maps, segment
+from hetexp.explanation_files import read_files, to_stored, write_files
 from hetexp.files import atomic_folder
 from hetexp.models.trace import Level
 
@@ -31,14 +28,6 @@ if TYPE_CHECKING:
     from hetexp.reporting.samples import StoredExplanation
 
 Relevance = dict[str, dict[str, Tensor]]  # method -> source -> [rows, *shape]
-
-# What `save` derives from an explanation for `info.json`; the rest of that file is `details`.
-_OWN_ENTRIES = (
-    *("kind", "methods", "rows", "provenance", "detections", "targets", "scales", "upsample", "input_size", "otsu"),
-    *("question", "tokens", "answers", "boxes"),
-    *("explained", "token_texts", "special_tokens", "written", "without_relevance", "seconds"),
-)
-_LOGIT = re.compile(r"^logit\((.+)\)$", re.DOTALL)  # of a target in words: the class that it names
 
 
 @dataclass(frozen=True)
@@ -171,13 +160,25 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
             method: {s: x[kept][(slice(None), *(slice(0, n) for n in grid[s]))] for s, x in streams.items()}
             for method, streams in self.relevance.items()
         }
-        rows = [replace(self.rows[i], item=0) for i in kept]
-        return replace(self, relevance=cut, rows=rows, grids=[grid], extents=[self.extents[number]])
+        return replace(
+            self,
+            relevance=cut,
+            rows=[replace(self.rows[i], item=0) for i in kept],
+            grids=[grid],
+            extents=[self.extents[number]],
+            multiscale={m: {s: x[kept] for s, x in by.items()} for m, by in self.multiscale.items()},
+            levels=self.levels[number : number + 1],
+            points=None if self.points is None else self.points[kept],
+        )
 
     # -- masks -------------------------------------------------------------------------------------------------
 
     def masks(
-        self, scale: float = 1.0, image_size: Sequence[int] | None = None, upsample: str = "reference"
+        self,
+        scale: float = 1.0,
+        image_size: Sequence[int] | None = None,
+        upsample: str = "reference",
+        tie: str = "background",
     ) -> dict[str, Tensor]:
         """Each map binarised by Otsu's threshold times `scale` and upsampled to the image.
 
@@ -185,6 +186,7 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
             scale: multiple of Otsu's threshold.
             image_size: (height, width) of the masks; by default that of `image`, else of the network input.
             upsample: see `hetexp.evaluation.masks.segment`.
+            tie: likewise.
 
         Returns:
             method -> bool [k, H, W]; a map that is not finite gives an empty mask.
@@ -196,7 +198,7 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
         extent = one._extent()
         size = image_size or (self.image.size[::-1] if self.image is not None else extent)
         return {
-            method: segment(finite_maps(streams["image"])[0], scale, extent, size, upsample)
+            method: segment(finite_maps(streams["image"])[0], scale, extent, size, upsample, tie=tie)
             for method, streams in one.relevance.items()
         }
 
@@ -220,115 +222,11 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
         Raises:
             InputError: for an explanation of several inputs.
         """
-        from hetexp.reporting.samples import StoredExplanation
-
-        one = self._one()
-        if self.kind == "detection":
-            parts = one._detection(scales, upsample)
-        else:
-            parts = one._answer() if self.kind == "vqa" else one._sources()
-        info, relevance, masks, levels = parts
-        info |= {
-            "kind": self.kind,
-            "methods": list(self),
-            "rows": [asdict(row) for row in one.rows],
-            "provenance": self.provenance,
-            **self.details,
-        }
-        picture = None if self.image is None else np.asarray(self.image.convert("RGB"))
-        return StoredExplanation(picture, info, relevance, masks, levels)
-
-    def _detection(self, scales: Sequence[float], upsample: str) -> tuple[dict[str, Any], Any, Any, Any]:
-        extent = self._extent()
-        height, width = extent if self.image is None else self.image.size[::-1]
-        maps = {name: streams["image"].float().cpu() for name, streams in self.relevance.items()}
-        masks = {}
-        for scale in scales:
-            for name, found in self.masks(scale, upsample=upsample).items():
-                if bool(maps[name].isfinite().all()):
-                    masks[f"{name}@{scale:g}"] = found.numpy()
-        levels = {name: to_uint8(torch.where(m.isfinite(), m, 0)) for name, m in maps.items()}
-        side = np.array([width, height, width, height])
-        info = {
-            "detections": [
-                {"query": r.query, "label": r.label, "score": r.score, "box": (side * np.array(r.box)).tolist()}
-                for r in self.rows
-            ],
-            "targets": self.targets,
-            "scales": list(scales),
-            "upsample": upsample,
-            "input_size": list(extent),
-            "otsu": {name: otsu_thresholds(u8).tolist() for name, u8 in levels.items()},
-        }
-        relevance = {name: m.numpy() for name, m in maps.items()}
-        return info, relevance, masks, {name: u8.numpy() for name, u8 in levels.items()}
-
-    def _answer(self) -> tuple[dict[str, Any], Any, Any, Any]:
-        relevance = {
-            f"{key}/{source}": values[i].float().cpu().numpy()
-            for name, streams in self.relevance.items()
-            for i, key in enumerate(_keys(name, self.rows))
-            for source, values in streams.items()
-        }
-        width, height = (1, 1) if self.image is None else self.image.size
-        regions = torch.zeros(0, 4) if self.regions is None else self.regions.float().cpu()
-        info = {
-            "question": self.question,
-            "tokens": self.words,
-            "answers": self.answers,
-            "boxes": (regions * torch.tensor([width, height, width, height])).tolist(),
-            "targets": _names(self.rows),
-        }
-        return info, relevance, {}, {}
-
-    def _sources(self) -> tuple[dict[str, Any], Any, Any, Any]:
-        relevance = {
-            f"{name}/{source}": values.float().cpu().numpy()
-            for name, streams in self.relevance.items()
-            for source, values in streams.items()
-        }
-        info: dict[str, Any] = {
-            "targets": self.targets,
-            "explained": [_LOGIT.sub(r"\1", target) for target in self.targets],
-            "token_texts": self.token_texts,
-            "special_tokens": self.special_tokens,
-            "written": self.written,
-            "without_relevance": {
-                source: [sorted(self._unseen(source, row, len(tokens))) for row in self.rows]
-                for source, tokens in self.token_texts.items()
-            },
-        }
-        if self.sound is not None:
-            relevance["spectrogram"] = self.sound[0].float().cpu().numpy()
-            info["seconds"] = self.sound[1]
-        return info, relevance, {}, {}
-
-    def _unseen(self, source: str, row: Row, count: int) -> set[int]:
-        """Positions of a source that hold no relevance for a row: special tokens, and what is written from it on."""
-        later = range(row.query, count) if source == self.written and row.query is not None else ()
-        return {*self.special_tokens.get(source, ()), *later}
+        return to_stored(self._one(), scales, upsample)
 
     def write(self, folder: Path, scales: Sequence[float] = (), upsample: str = "reference") -> None:
         """Write the files of `save` into an empty folder."""
-        plain = self.stored(scales, upsample)
-        if self.image is not None:
-            self.image.convert("RGB").save(folder / "image.png")
-        tensors = {
-            "relevance": plain.relevance,
-            "levels": plain.levels,
-        }
-        for name, arrays in tensors.items():
-            if arrays:
-                save_file(
-                    {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()},
-                    folder / f"{name}.safetensors",
-                )
-        if plain.masks:
-            from hetexp.reporting.run_lengths import encode_masks
-
-            (folder / "masks.json").write_text(encode_masks(plain.masks), encoding="utf-8")
-        text = json.dumps(plain.info, indent=1, ensure_ascii=False)
-        (folder / "info.json").write_text(text + "\n", encoding="utf-8")
+        write_files(self.stored(scales, upsample), self.image, folder)
 
     def save(self, folder: str | Path, scales: Sequence[float] = (), upsample: str = "reference") -> Path:
         """Write the explanation as a folder, whole or not at all; what lay there before is replaced.
@@ -359,50 +257,7 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
         Raises:
             DataError: for a folder that is none of these, or damaged.
         """
-        path = Path(folder)
-        try:
-            info = json.loads((path / "info.json").read_text(encoding="utf-8"))
-            stored = load_file(path / "relevance.safetensors")
-            rows = [Row(**{**r, "box": None if r["box"] is None else tuple(r["box"])}) for r in info["rows"]]
-            image = None
-            if (path / "image.png").is_file():
-                with Image.open(path / "image.png") as opened:
-                    image = opened.convert("RGB")
-            extent: tuple[int, int] | None = None
-            if info["kind"] == "detection":
-                relevance = {name: {"image": stored[name]} for name in info["methods"]}
-                extent = (int(info["input_size"][0]), int(info["input_size"][1]))
-            elif info["kind"] == "vqa":
-                relevance = _rows_by_source(stored, info["methods"], rows)
-            else:
-                relevance = {
-                    name: {key.partition("/")[2]: x for key, x in stored.items() if key.startswith(f"{name}/")}
-                    for name in info["methods"]
-                }
-            first = next(iter(relevance.values()), {})
-            return cls(
-                relevance,
-                rows,
-                info["kind"],
-                info["provenance"],
-                [{source: tuple(x.shape[1:]) for source, x in first.items()}],
-                [extent],
-                image,
-                info.get("question"),
-                info.get("tokens"),
-                _relative(info.get("boxes"), image),
-                info.get("answers"),
-                {k: v for k, v in info.items() if k not in _OWN_ENTRIES},
-                token_texts=info.get("token_texts", {}),
-                special_tokens=info.get("special_tokens", {}),
-                written=info.get("written"),
-                sound=(stored["spectrogram"], float(info["seconds"])) if "spectrogram" in stored else None,
-            )
-        except (
-            *(OSError, SafetensorError, ValueError, SyntaxError),  # files that cannot be read
-            *(LookupError, TypeError, AttributeError, RuntimeError),  # entries that do not fit each other
-        ) as error:
-            raise DataError(f"{path} holds no explanation, or a damaged one ({error}): save it again") from error
+        return read_files(Path(folder), cls, Row)
 
     def plot(self) -> Figure:
         """The methods beside each other, a row per detection, or the question with its words and regions.
@@ -468,33 +323,3 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
         plt.close(figure)
         data = base64.b64encode(buffer.getvalue()).decode("ascii")
         return f'<img alt="relevance by method" src="data:image/png;base64,{data}">'
-
-
-def _names(rows: Sequence[Row]) -> list[str]:
-    """A distinct name for each of the rows that explain one prediction: its own, or else its target in words."""
-    names = [row.name for row in rows]
-    if len(set(names)) < len(names):
-        names = [row.target for row in rows]
-    return [name if name not in names[:i] else f"{name} ({i + 1})" for i, name in enumerate(names)]
-
-
-def _keys(method: str, rows: Sequence[Row]) -> list[str]:
-    """What relevance of each row is stored under: the method's name, and for further rows theirs besides."""
-    return [method if i == 0 else f"{method}:{name}" for i, name in enumerate(_names(rows))]
-
-
-def _rows_by_source(stored: Mapping[str, Tensor], methods: Sequence[str], rows: Sequence[Row]) -> Relevance:
-    if not methods:
-        raise ValueError("it names no method")
-    sources = dict.fromkeys(key.rpartition("/")[2] for key in stored)
-    return {
-        method: {s: torch.stack([stored[f"{key}/{s}"] for key in _keys(method, rows)]) for s in sources}
-        for method in methods
-    }
-
-
-def _relative(boxes: Any, image: Image.Image | None) -> Tensor | None:
-    if not boxes:
-        return None
-    width, height = (1, 1) if image is None else image.size
-    return torch.tensor(boxes).reshape(-1, 4) / torch.tensor([width, height, width, height])

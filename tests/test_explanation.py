@@ -318,7 +318,7 @@ def test_a_failed_save_leaves_what_was_there(
     def full(*args: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("hetexp.explanation.save_file", full)
+    monkeypatch.setattr("hetexp.explanation_files.save_file", full)
     with pytest.raises(DataError, match=r"cannot write .*saved \(no space left on device\): free some space"):
         found.save(tmp_path / "saved")
     assert [p.name for p in tmp_path.iterdir()] == ["saved"]

@@ -8,18 +8,17 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from hetexp.attribution.corrections import CorrectedMaps
 from hetexp.attribution.input_gradient import with_features
-from hetexp.attribution.items import as_features, repeated, require_one_input, singles
+from hetexp.attribution.items import as_features, numbers_of, repeated, require_one_input, singles
 from hetexp.attribution.passes import Operations, Pass, passed, settled, values_of
 from hetexp.errors import ConfigError
 from hetexp.models.protocols import Adapter
 from hetexp.models.trace import AttentionTrace
+from hetexp.models.watch import SOFTMAX
 
 LOSSES = "atman"
-_SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
 
 
 class Suppressed(Operations):
@@ -36,7 +35,7 @@ class Suppressed(Operations):
     def changed(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The operation, with the weights that a softmax gives changed."""
         out = func(*args, **kwargs)
-        return self._weighed(out) if func in _SOFTMAX and out.ndim == 4 else out
+        return self._weighed(out) if func in SOFTMAX and out.ndim == 4 else out
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
@@ -158,5 +157,4 @@ class AtMan:
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every stream with sources for the explained tokens, [k, N] each."""
-        found = passed(trace, self.passes[0]).features[LOSSES]
-        return {s: found[s].gradient[..., 0] for s in trace.source_streams}
+        return numbers_of(passed(trace, self.passes[0]), LOSSES)

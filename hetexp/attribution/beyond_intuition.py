@@ -13,7 +13,7 @@ from torch import Tensor
 from hetexp.attribution.attention import last_step
 from hetexp.attribution.corrections import CorrectedMaps
 from hetexp.attribution.input_gradient import with_features
-from hetexp.attribution.items import as_features
+from hetexp.attribution.items import as_features, numbers_of
 from hetexp.attribution.maps import DenseMap, Map, SparseMap, by_query, keys_of, placed
 from hetexp.attribution.passes import Pass, changed_features, passed, settled
 from hetexp.attribution.propagation import per_sum, readout_rows, through_encoder, walk_back
@@ -102,16 +102,13 @@ class BeyondIntuition:
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every stream with sources for the explained tokens, [k, N] each."""
-        found: dict[str, Map] = {}
 
         def map_of(step: AttentionStep) -> Map:
-            if step.name not in found:
-                found[step.name] = placed(step, _perceived(step), trace.sizes)
-            return found[step.name]
+            return placed(step, _perceived(step), trace.sizes)
 
-        feedback = passed(trace, self.passes[0]).features[FEEDBACK]
+        feedback = numbers_of(passed(trace, self.passes[0]), FEEDBACK)
         rows = through_encoder(walk_back(readout_rows(trace), trace.fusion, map_of), trace, map_of, None)
-        return {s: rows[s] * feedback[s].gradient[..., 0] for s in trace.source_streams}
+        return {s: rows[s] * feedback[s] for s in trace.source_streams}
 
 
 def _perceived(step: AttentionStep) -> Map:

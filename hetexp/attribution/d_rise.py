@@ -13,7 +13,7 @@ from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity, interpol
 
 from hetexp.attribution.corrections import CorrectedMaps
 from hetexp.attribution.input_gradient import with_features
-from hetexp.attribution.items import as_features, generator_of, repeated, singles
+from hetexp.attribution.items import as_features, generator_of, numbers_of, repeated, singles
 from hetexp.attribution.passes import Pass, passed
 from hetexp.errors import ConfigError
 from hetexp.models.protocols import Adapter, Detections
@@ -133,5 +133,4 @@ class DRise:
 
     def __call__(self, trace: AttentionTrace, maps: CorrectedMaps) -> dict[str, Tensor]:
         """Relevance of every stream with sources for the explained tokens, [k, N] each."""
-        found = passed(trace, self.passes[0]).features[WEIGHTS]
-        return {s: found[s].gradient[..., 0] for s in trace.source_streams}
+        return numbers_of(passed(trace, self.passes[0]), WEIGHTS)

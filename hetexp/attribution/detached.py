@@ -15,8 +15,8 @@ from hetexp.attribution.input_gradient import contributions, features_of, with_f
 from hetexp.attribution.passes import Operations, Pass, passed, settled
 from hetexp.models.protocols import Adapter
 from hetexp.models.trace import AttentionTrace
+from hetexp.models.watch import SOFTMAX
 
-_SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
 _GATED = {F.gelu, F.silu}  # x times a gate of x
 
 
@@ -29,7 +29,7 @@ class Detached(Operations):
 
     def changed(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The operation, with the constants detached."""
-        if func in _SOFTMAX:
+        if func in SOFTMAX:
             return func(*args, **kwargs).detach()
         if func is F.layer_norm:
             return _layer_norm(*args, **kwargs)

@@ -18,6 +18,8 @@ from hetexp.models.trace import AttentionTrace, Features
 # A mask's name -> what it is a mask of, in the library's own keywords.
 MASKED = {
     "attention_mask": ("input_ids", "token_type_ids"),
+    "decoder_attention_mask": ("decoder_input_ids",),
+    "pixel_mask": ("image_embeds",),
     "visual_attention_mask": ("visual_feats", "visual_pos", "visual_embeds", "visual_token_type_ids"),
 }
 
@@ -83,3 +85,8 @@ def generator_of(inputs: Mapping[str, Tensor]) -> np.random.Generator:
 def as_features(rows: Tensor) -> Features:
     """Numbers per target and token [k, N] in the form in which a trace cuts and slices them."""
     return Features(torch.ones_like(rows[:1].T) if len(rows) else rows.new_ones(rows.shape[1], 1), rows.unsqueeze(-1))
+
+
+def numbers_of(trace: AttentionTrace, name: str) -> dict[str, Tensor]:
+    """What `as_features` put under a name, of every stream with sources [k, N]."""
+    return {s: trace.features[name][s].gradient[..., 0] for s in trace.source_streams}

@@ -23,12 +23,12 @@ from torch.nn import functional as F
 
 from hetexp.attribution.passes import Operations
 from hetexp.errors import ConfigError
+from hetexp.models.watch import PRODUCTS
 
 _HAND_ON = {F.layer_norm, F.relu, F.gelu, F.silu, F.softmax, torch.softmax, torch.relu, torch.tanh, torch.sigmoid}
 _HAND_ON |= {Tensor.softmax, Tensor.tanh, Tensor.sigmoid, Tensor.relu}
 _SUMS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__}
 _FACTORS = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.div, Tensor.div, Tensor.__truediv__}
-_PRODUCTS = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
 _PLACES = {  # they move or copy entries, so the gradient moves relevance
     *(
         Tensor.view,
@@ -155,7 +155,7 @@ class Rules(Operations):
         if func is F.linear:
             bias = args[2] if len(args) > 2 else kwargs.get("bias")
             return _Linear.apply(args[0], args[1], bias, self._balance)
-        if func in _PRODUCTS:
+        if func in PRODUCTS:
             return _Product.apply(*args[:2])
         if func in _SUMS and all(x.requires_grad for x in inputs) and len(inputs) == 2:
             return _Sum.apply(*inputs)

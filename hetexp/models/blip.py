@@ -133,9 +133,4 @@ class BlipAdapter(Writer):
         processor = self.require_processor()
         found = dict(processor(images=as_list(image), text=as_list(text), padding=True, return_tensors="pt"))
         found.pop("token_type_ids", None)
-        return self.placed(found | ({} if target is None else self.prefix(target)))
-
-    def token_texts(self, inputs: Inputs, item: int = 0) -> dict[str, list[str]]:
-        """Source -> its tokens as text."""
-        batch = self.placed(inputs)
-        return {"text": self.words(batch["input_ids"][item]), "answer": self.words(batch["decoder_input_ids"][item])}
+        return self.placed(found | self.prefix(target))

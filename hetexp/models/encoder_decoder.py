@@ -38,16 +38,6 @@ class TextToText(WithTokenizer, EncoderDecoder):
 
     sources: tuple[str, ...] = ("text", "target")
 
-    @property
-    def encoder_layers(self) -> Sequence[nn.Module]:
-        layers: nn.ModuleList = self.model.model.encoder.layers
-        return list(layers)
-
-    @property
-    def decoder_layers(self) -> Sequence[nn.Module]:
-        layers: nn.ModuleList = self.model.model.decoder.layers
-        return list(layers)
-
     def valid(self, inputs: Inputs, notes: Mapping[str, Any]) -> dict[str, Tensor]:
         return {
             "text": mask_of(inputs.get("attention_mask"), inputs["input_ids"]),
@@ -57,12 +47,7 @@ class TextToText(WithTokenizer, EncoderDecoder):
     def prepare(self, text: str | Sequence[str], target: str | Sequence[str] | None = None) -> dict[str, Tensor]:
         """Inputs of one or several texts, and of what the decoder is to have written."""
         found = dict(self.tokenizer(as_list(text), padding=True, return_tensors="pt", return_token_type_ids=False))
-        return self.placed(found | ({} if target is None else self.prefix(target)))
-
-    def token_texts(self, inputs: Inputs, item: int = 0) -> dict[str, list[str]]:
-        """Source -> its tokens as text."""
-        batch = self.placed(inputs)
-        return {"text": self.words(batch["input_ids"][item]), "target": self.words(batch["decoder_input_ids"][item])}
+        return self.placed(found | self.prefix(target))
 
     def offsets(self, text: str, *, written: bool = False) -> list[tuple[int, int]]:
         """Character range of every token of a text, the empty one (0, 0) of tokens that stand for none.
@@ -126,14 +111,6 @@ class WhisperAdapter(EncoderDecoder):
     sources: tuple[str, ...] = ("audio", "target")
     model_class = WhisperForConditionalGeneration
 
-    @property
-    def encoder_layers(self) -> Sequence[nn.Module]:
-        return list(self.model.model.encoder.layers)
-
-    @property
-    def decoder_layers(self) -> Sequence[nn.Module]:
-        return list(self.model.model.decoder.layers)
-
     def valid(self, inputs: Inputs, notes: Mapping[str, Any]) -> dict[str, Tensor]:
         frames = (len(inputs["input_features"]), self.model.config.max_source_positions)
         return {"audio": torch.ones(frames, dtype=torch.bool, device=self.device), **super().valid(inputs, notes)}
@@ -147,11 +124,7 @@ class WhisperAdapter(EncoderDecoder):
         extractor = getattr(self.require_processor(), "feature_extractor", self.processor)
         sound = extractor(audio, sampling_rate=SAMPLING_RATE, return_tensors="pt")
         found = {"input_features": sound["input_features"]}
-        return self.placed(found | ({} if target is None else self.prefix(target)))
-
-    def token_texts(self, inputs: Inputs, item: int = 0) -> dict[str, list[str]]:
-        """Tokens of the decoder's prefix as text."""
-        return {"target": self.words(self.placed(inputs)["decoder_input_ids"][item])}
+        return self.placed(found | self.prefix(target))
 
 
 class VisionEncoderDecoderAdapter(EncoderDecoder):
@@ -206,8 +179,4 @@ class VisionEncoderDecoderAdapter(EncoderDecoder):
         """Inputs of one or several RGB pictures, and of what the decoder is to have written."""
         processor = getattr(self.require_processor(), "image_processor", self.processor)
         found = {"pixel_values": processor(images=as_list(image), return_tensors="pt")["pixel_values"]}
-        return self.placed(found | ({} if target is None else self.prefix(target)))
-
-    def token_texts(self, inputs: Inputs, item: int = 0) -> dict[str, list[str]]:
-        """Tokens of the decoder's prefix as text."""
-        return {"target": self.words(self.placed(inputs)["decoder_input_ids"][item])}
+        return self.placed(found | self.prefix(target))

@@ -181,20 +181,20 @@ class ObservedDetector(ImageDetector):
             run = self._run(inputs, names)
             chosen = [self._expand(run.logits[b], own) for b, own in enumerate(targets)]
             scalars = [self._scalars(run.logits[b], run.boxes[b], pairs) for b, pairs in enumerate(chosen)]
-        n, size = len(targets), (inputs["pixel_values"].shape[2], inputs["pixel_values"].shape[3])
+        n = len(targets)
         if max(map(len, scalars)) * _gradient_bytes(run) <= GRADIENT_BUDGET:
             found = _gradients(run, scalars)
-            return [self._item(run, b, pairs, found, wanted, size, padded) for b, pairs in enumerate(chosen)]
+            return [self._item(run, b, pairs, found, wanted, padded) for b, pairs in enumerate(chosen)]
         if n > 1:  # one at a time, or every backward pass would go through all images again
             alone = [{name: share(x, n, [b]) for name, x in inputs.items()} for b in range(n)]
             return [self._traces(alone[b], [own], wanted, padded)[0] for b, own in enumerate(targets)]
 
         def part(start: int, stop: int) -> AttentionTrace:
             found = _gradients(run, [scalars[0][start:stop]], keep_graph=True)
-            return self._item(run, 0, chosen[0][start:stop], found, wanted, size, padded)
+            return self._item(run, 0, chosen[0][start:stop], found, wanted, padded)
 
         nothing = _gradients(run, [[]])
-        return [replace(self._item(run, 0, chosen[0], nothing, wanted, size, padded), deferred=part)]
+        return [replace(self._item(run, 0, chosen[0], nothing, wanted, padded), deferred=part)]
 
     def _predicted(self, inputs: Inputs) -> Any:
         """`predict`, whose output must be finite."""
@@ -239,10 +239,10 @@ class ObservedDetector(ImageDetector):
         pairs: Sequence[tuple[Target, int]],
         gradients: Gradients,
         wanted: Mapping[str, str],
-        size: Grid,
         padded: Grid,
     ) -> AttentionTrace:
-        k = len(pairs)
+        k, pixels = len(pairs), run.inputs["pixel_values"]
+        size = (pixels.shape[2], pixels.shape[3])
         queries = torch.tensor([q for _, q in pairs], dtype=torch.long, device=run.logits.device)
 
         def groups(wires: Sequence[Wire]) -> tuple[Group, ...]:

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from hetexp.errors import InputError
 from hetexp.models.finite import require_finite
@@ -49,7 +48,6 @@ class ObservedModel(ProcessedModel, ABC):
     sources: tuple[str, ...]
     feature_names: tuple[str, ...] = ("embedding",)
     kind: ClassVar[str]  # what its explanations are of
-    model_class: ClassVar[type[PreTrainedModel]]
     causal: ClassVar[str | None] = None  # see `AttentionTrace`
 
     # -- the wiring --------------------------------------------------------------------------------------------
@@ -167,8 +165,9 @@ class ObservedModel(ProcessedModel, ABC):
         return replace(part(0, 0), targets=question.targets, **self._rows(run, question), deferred=part)
 
     def _observed(self, batch: Inputs, embedding: bool) -> Run:
-        parts = [[wire.name for wire in wires] for wires in (self.encoder_wires(), self.fusion_wires())]
-        watch = Watch({wire.name: wire.module for wire in (*self.encoder_wires(), *self.fusion_wires())})
+        wired = (self.encoder_wires(), self.fusion_wires())
+        parts = [[wire.name for wire in wires] for wires in wired]
+        watch = Watch({wire.name: wire.module for wires in wired for wire in wires})
         embedded: dict[str, Tensor] = {}
         with entering(self.first_layers(), embedded, embedding), watch.watching(self.model):
             logits, notes = self.run(batch)

@@ -261,11 +261,10 @@ class OwlDetector(ObservedDetector):
         pairs: Sequence[tuple[Target, int]],
         gradients: Gradients,
         wanted: Mapping[str, str],
-        size: Grid,
         padded: Grid,
     ) -> AttentionTrace:
         """A trace whose stream `text` is, in every slice, the text that its targets read."""
-        image = super()._item(run, b, pairs, gradients, wanted, size, padded)
+        image = super()._item(run, b, pairs, gradients, wanted, padded)
         texts = [_text_of(target, run.logits[b, query]) for target, query in pairs]
         ids = share(run.inputs["input_ids"], len(run.logits), [b])
         ends = ids.int().argmax(1).tolist()  # the library's own choice: the largest number is the end token's

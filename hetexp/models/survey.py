@@ -73,11 +73,6 @@ class _AllProducts(Products):
             return self._contracted(*args)
         return super().__torch_function__(func, types, args, kwargs)
 
-    def _record(self, probabilities: Tensor, values: Tensor, output: Tensor) -> None:
-        parts = [x.reshape(1, -1, *x.shape[-2:]) for x in (probabilities, values, *self._compared)]
-        self._watch._dense(self._inside[-1][0], parts[0], parts[1], output, *parts[2:])
-        self._maps = []
-
     def _attended(
         self,
         query: Tensor,

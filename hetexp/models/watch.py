@@ -20,8 +20,9 @@ from hetexp.models.attention import own_attention
 from hetexp.models.deformable import Sampled, is_deformable, sampling_observed
 from hetexp.models.observe import hooked, split_heads
 
-_SOFTMAX = {torch.softmax, torch.nn.functional.softmax, Tensor.softmax}
-_PRODUCTS = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
+# Ways to say softmax, and a product of batched matrices.
+SOFTMAX = {torch.softmax, torch.nn.functional.softmax, Tensor.softmax}
+PRODUCTS = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__}
 
 
 @dataclass(frozen=True)
@@ -141,11 +142,11 @@ class Products(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         if not self._inside or not isinstance(out, Tensor) or not args or not isinstance(args[0], Tensor):
             return out
-        if func in _SOFTMAX:
+        if func in SOFTMAX:
             self._maps, self._compared = [out], self._scored
-        elif func in _PRODUCTS and self._is_map(args[0]):
+        elif func in PRODUCTS and self._is_map(args[0]):
             self._record(args[0], args[1], out)
-        elif func in _PRODUCTS:
+        elif func in PRODUCTS:
             self._scored = [args[0], args[1].transpose(-1, -2)]
         elif self._is_map(args[0]) and out.shape.numel() == args[0].shape.numel():
             self._maps.append(out)  # a view, a cast, dropout that is off
@@ -156,9 +157,7 @@ class Products(TorchFunctionMode):
 
     def _record(self, probabilities: Tensor, values: Tensor, output: Tensor) -> None:
         module, batch = self._inside[-1]
-        a, v, *compared = (
-            x.detach().reshape(batch, -1, *x.shape[-2:]) for x in (probabilities, values, *self._compared)
-        )
+        a, v, *compared = (x.reshape(batch, -1, *x.shape[-2:]) for x in (probabilities, values, *self._compared))
         query, key = compared or (None, None)
         self._watch._dense(module, a, v, output, query, key)
         self._maps = []

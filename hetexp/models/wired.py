@@ -62,14 +62,6 @@ class WiredModel(ObservedModel):
         self._fusion = [[wire(step) for step in group] for group in wiring.fusion]
 
     @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
-
-    @property
     def labels(self) -> dict[int, str]:
         """What the logits stand for, if the model's configuration says it; the library's placeholders say nothing."""
         names: Mapping[int, str] = getattr(getattr(self.model, "config", None), "id2label", None) or {}

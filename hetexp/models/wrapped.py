@@ -1,4 +1,4 @@
-"""What every adapter can say of the model that it wraps."""
+"""What every adapter can say of the model that it wraps, one of the library or any other module."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class WrappedModel:
     @property
     def device(self) -> torch.device:
         """Where the model runs."""
-        return self.model.device
+        return next(self.model.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """Floating type of weights and attribution."""
-        return self.model.dtype
+        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())

@@ -48,10 +48,12 @@ class Writer(ObservedModel):
         return batch
 
     def prefix(self, targets: Any) -> dict[str, Tensor]:
-        """Decoder inputs that hold some sentences: the start token and their tokens, without the end.
+        """Decoder inputs that hold some sentences: the start token and their tokens, without the end. None gives none.
 
         The logits of position t are those of token t of a sentence, and the last ones those of its end.
         """
+        if targets is None:
+            return {}
         tokenizer = self.tokenizer
         rows = [[self.start_token, *self.bare(ids)] for ids in tokenizer(text_target=as_list(targets))["input_ids"]]
         width = max(map(len, rows))
@@ -66,6 +68,12 @@ class Writer(ObservedModel):
         own = list(ids[1:] if ids and ids[0] == self.start_token else ids)
         ends = (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
         return own[:-1] if own and own[-1] in ends else own
+
+    def token_texts(self, inputs: Inputs, item: int = 0) -> dict[str, list[str]]:
+        """Source -> its tokens as text, where it has some."""
+        batch = self.placed(inputs)
+        read = {"text": self.words(batch["input_ids"][item])} if "text" in self.sources else {}
+        return read | {self.written: self.words(batch["decoder_input_ids"][item])}
 
     @property
     def longest(self) -> int | None:
@@ -135,14 +143,14 @@ class EncoderDecoder(Writer):
         return int(found)
 
     @property
-    @abstractmethod
     def encoder_layers(self) -> Sequence[nn.Module]:
         """The encoder's layers."""
+        return list(self.model.model.encoder.layers)
 
     @property
-    @abstractmethod
     def decoder_layers(self) -> Sequence[nn.Module]:
         """The decoder's layers."""
+        return list(self.model.model.decoder.layers)
 
     self_attention: ClassVar[tuple[str, str]] = ("self_attn", "self_attn")  # in a layer of the encoder, of the decoder
     cross_attention: ClassVar[str] = "encoder_attn"
