@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hetexp.attribution.maps import DenseMap, Map, SparseMap, keys_of, placed
 from hetexp.errors import ConfigError
-from hetexp.models.trace import AttentionStep, block_bytes
+from hetexp.models.gradients import block_bytes
+from hetexp.models.trace import AttentionStep
 
 CORRECTIONS = ("pos", "full", "abs")
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hetexp.models.trace import AttentionStep, block_bytes
+from hetexp.models.gradients import block_bytes
+from hetexp.models.trace import AttentionStep
 
 
 class Map(ABC):

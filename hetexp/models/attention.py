@@ -18,9 +18,9 @@ from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.masking_utils import eager_mask
 
+from hetexp.models.gradients import block_bytes
 from hetexp.models.multihead import multihead
 from hetexp.models.observe import replaced
-from hetexp.models.trace import block_bytes
 
 NAME = "hetexp"
 

@@ -19,18 +19,10 @@ from torch import Tensor, nn
 from hetexp.models.backbone import folded, padded_features
 from hetexp.models.detector import AUTOCAST, ImageDetector
 from hetexp.models.finite import require_finite
+from hetexp.models.gradients import batched_gradients
 from hetexp.models.observe import frozen, pick, resolve_features
 from hetexp.models.protocols import Detections
-from hetexp.models.trace import (
-    AttentionTrace,
-    Features,
-    Group,
-    Layout,
-    Target,
-    View,
-    batched_gradients,
-    cells,
-)
+from hetexp.models.trace import AttentionTrace, Features, Group, Layout, Target, View, cells
 from hetexp.models.watch import Seen, Watch
 from hetexp.models.wiring import Wire, decoder_wires, encoder_wires, step
 

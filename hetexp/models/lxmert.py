@@ -22,18 +22,10 @@ from hetexp.models import lxmert_parts
 from hetexp.models.answering import Answering, answers_of
 from hetexp.models.checkpoints import expect_type, load_weights, pinned, read_config, readable
 from hetexp.models.finite import require_finite
+from hetexp.models.gradients import batched_gradients
 from hetexp.models.observe import frozen, hooked, resolve_features
 from hetexp.models.protocols import EncodedQuestion
-from hetexp.models.trace import (
-    AttentionTrace,
-    Features,
-    Group,
-    Layout,
-    Target,
-    View,
-    batched_gradients,
-    reads_box,
-)
+from hetexp.models.trace import AttentionTrace, Features, Group, Layout, Target, View, reads_box
 from hetexp.models.watch import Seen, Watch
 from hetexp.models.wiring import Wire, step
 from hetexp.models.wrapped import WrappedModel

@@ -21,20 +21,10 @@ from torch import Tensor, nn
 from hetexp.models.backbone import folded, grid_length
 from hetexp.models.detector import AUTOCAST, ImageDetector
 from hetexp.models.finite import require_finite
+from hetexp.models.gradients import GRADIENT_BUDGET, batched_gradients
 from hetexp.models.observe import frozen, hooked, replaced, resolve_features, share
 from hetexp.models.protocols import Detections
-from hetexp.models.trace import (
-    GRADIENT_BUDGET,
-    AttentionTrace,
-    Features,
-    Group,
-    Layout,
-    Level,
-    Target,
-    View,
-    batched_gradients,
-    cells,
-)
+from hetexp.models.trace import AttentionTrace, Features, Group, Layout, Level, Target, View, cells
 from hetexp.models.watch import Seen, Watch
 from hetexp.models.wiring import Wire, step
 

@@ -17,20 +17,11 @@ from torch import Tensor, nn
 
 from hetexp.errors import InputError
 from hetexp.models.finite import require_finite
+from hetexp.models.gradients import GRADIENT_BUDGET, batched_gradients
 from hetexp.models.observe import frozen, resolve_features
 from hetexp.models.observed_run import Inputs, Place, Question, Run, entering, lanes_of
 from hetexp.models.processed import ProcessedModel
-from hetexp.models.trace import (
-    GRADIENT_BUDGET,
-    AttentionTrace,
-    Features,
-    Group,
-    Layout,
-    Target,
-    View,
-    batched_gradients,
-    reads_box,
-)
+from hetexp.models.trace import AttentionTrace, Features, Group, Layout, Target, View, reads_box
 from hetexp.models.watch import Watch
 from hetexp.models.wiring import Wire, step
 

@@ -30,6 +30,7 @@ from transformers.models.owlvit.image_processing_pil_owlvit import OwlViTImagePr
 
 from hetexp.errors import ConfigError, InputError
 from hetexp.models.checkpoints import pinned, readable
+from hetexp.models.gradients import classes_read
 from hetexp.models.observe import share
 from hetexp.models.observed_detector import Gradients, Grid, Inputs, ObservedDetector, Run
 from hetexp.models.trace import AttentionTrace, Features, Layout, Target, View, cells, reads_box
@@ -323,10 +324,7 @@ def _text_of(target: Target, logits: Tensor) -> int:
     """
     if reads_box(target):
         return int(logits.argmax())
-    with torch.inference_mode(False), torch.enable_grad():
-        leaf = logits.detach().clone().requires_grad_()
-        (slope,) = torch.autograd.grad(target(leaf), leaf)
-    texts: list[int] = slope.nonzero().flatten().tolist()
+    texts = classes_read(target, logits)
     if len(texts) != 1:
         raise InputError(f"{target} reads {len(texts)} texts: explain the score of one, Logit(class, query)")
     return texts[0]

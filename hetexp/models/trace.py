@@ -7,15 +7,13 @@ program; every attribution method is an interpreter of it and knows nothing of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-
-GRADIENT_BUDGET = 2**29  # bytes of gradients to hold for all targets of a batch; more are found when they are needed
 
 
 class Target(Protocol):
@@ -359,42 +357,3 @@ class AttentionTrace:
             },
             passes=passes,
         )
-
-
-def block_bytes(device: torch.device) -> int:
-    """Bytes of attention maps to work on at a time: what a cache holds, or enough to keep an accelerator busy."""
-    return 4 * 2**20 if device.type == "cpu" else 2**28
-
-
-def batched_gradients(
-    scalars: Sequence[Sequence[Tensor]], inputs: Sequence[Tensor], *, keep_graph: bool = False
-) -> list[Tensor | None]:
-    """Gradients of many scalars per batch item, from one graph.
-
-    Items of a batch do not interact, so target j of every item shares one backward pass. The passes follow each
-    other: run together (`is_grads_batched`) they took half as long again, and memory in proportion to their number.
-
-    Args:
-        scalars: per item its k_i scalars.
-        inputs: tensors with the batch as first dimension [B, ...].
-        keep_graph: whether more gradients will be asked of it.
-
-    Returns:
-        per input its gradient [max k, B, ...], or None where no scalar depends on it.
-    """
-    n = max((len(s) for s in scalars), default=0)
-    if n == 0:
-        return [x.new_zeros(0, *x.shape) for x in inputs]
-    gradients: list[Tensor | None] = [None] * len(inputs)
-    for j in range(n):
-        with torch.inference_mode(False), torch.enable_grad():
-            total = torch.stack([s[j] for s in scalars if len(s) > j]).sum()
-        found = torch.autograd.grad(total, inputs, retain_graph=keep_graph or j + 1 < n, allow_unused=True)
-        for i, gradient in enumerate(found):
-            if gradient is None:
-                continue
-            rows = gradients[i]
-            if rows is None:
-                rows = gradients[i] = gradient.new_zeros(n, *gradient.shape)
-            rows[j] = gradient
-    return gradients

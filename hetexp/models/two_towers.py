@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel, SiglipModel
 
 from hetexp.errors import InputError
+from hetexp.models.gradients import classes_read
 from hetexp.models.observed_model import ObservedModel
 from hetexp.models.observed_run import Inputs, Place, Question, Run, patches
 from hetexp.models.processed import as_list, mask_of
@@ -88,8 +89,7 @@ class TwoTowers(ObservedModel):
             images = range(run.logits.shape[1]) if target.query is None else [self.row(run, 0, target)]
             for image in images:
                 y = target(run.logits[0, image])
-                (slopes,) = torch.autograd.grad(y, run.logits, retain_graph=True)
-                texts = slopes[0, image].nonzero().flatten().tolist()
+                texts = classes_read(target, run.logits[0, image])
                 if len(texts) != 1:
                     raise InputError(f"{target} names several texts: explain the similarity of one, Logit(text, image)")
                 members = {stream: texts[0] if stream == "text" else image for stream in run.valid}

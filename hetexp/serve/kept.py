@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hetexp.models.trace import GRADIENT_BUDGET, AttentionTrace
+from hetexp.models.gradients import GRADIENT_BUDGET
+from hetexp.models.trace import AttentionTrace
 
 Key = tuple[Hashable, ...]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from hetexp.models.gradients import batched_gradients
 from hetexp.models.observe import split_heads
-from hetexp.models.trace import Layout, batched_gradients
+from hetexp.models.trace import Layout
 
 
 def test_batched_gradients() -> None:
