@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import (
@@ -14,6 +16,9 @@ from transformers import (
     PreTrainedModel,
     ResNetConfig,
 )
+
+# Sizes of one stream of a small model.
+TOWER: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
 
 
 def enliven(model: PreTrainedModel, seed: int, peak: float) -> None:
@@ -34,6 +39,12 @@ def enliven(model: PreTrainedModel, seed: int, peak: float) -> None:
                 b += 0.1 * torch.randn(b.shape, generator=g)
             elif name.endswith("running_var"):
                 b *= 0.5 + torch.rand(b.shape, generator=g)
+
+
+def lively(model: PreTrainedModel, seed: int = 0, peak: float = 0.8) -> Any:
+    """The model, enlivened, in double precision and evaluation mode."""
+    enliven(model, seed, peak)
+    return model.double().eval()
 
 
 def tiny_backbone() -> ResNetConfig:

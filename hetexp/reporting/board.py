@@ -22,6 +22,14 @@ EXPERIMENTS = (EXPERIMENT, "leaderboard_passes")
 COSTS = "costs.csv"
 SCALES = (1.0, 0.3)  # of Tables 1 and 2
 BEST = "AP at the best scale"
+NO_COSTS = "no run of the leaderboard measured costs: run it with costs=5"
+# What is read of costs.csv, besides the method, with types that hold where nothing was measured.
+COST_TYPES = {
+    "model": "str",
+    "method": "str",
+    "refused": "object",
+    **dict.fromkeys(("forward", "backward", "seconds_ratio", "memory_ratio"), "float64"),
+}
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,11 @@ class Board:
         known = set(self.values.loc[self.values["model"] == model, "metric"])
         return [column for column in COLUMNS if column.key in known]
 
+    def quality(self, model: str) -> Column | None:
+        """The measure that methods are compared by on a model; None if it has none of `QUALITY`."""
+        known = self.columns(model)
+        return next((column for column in QUALITY if column in known), None)
+
     def of(self, model: str, items: str) -> pd.DataFrame:
         """Methods as rows, measures as columns: numbers."""
         part = self.values[(self.values["model"] == model) & (self.values["items"] == items)]
@@ -131,8 +144,10 @@ def read_board(outputs: Path) -> Board:
     frame = frame.merge(newest, on=keys)  # other checkpoints and data are not comparable
     compared = frame.loc[frame["experiment"] != "", ["model", "items"]].drop_duplicates()
     frame = frame.merge(compared, on=["model", "items"])
-    found = pd.concat(costs, ignore_index=True) if costs else pd.DataFrame(columns=["model", "method", "refused"])
-    found = found.merge(newest, on=keys) if costs else found
+    if costs:
+        found = pd.concat(costs, ignore_index=True).merge(newest, on=keys)
+    else:
+        found = pd.DataFrame(columns=list(COST_TYPES)).astype(COST_TYPES)
     about = {str(r.model): f"checkpoint {r.checkpoint} on {r.data}" for r in newest.itertuples()}
     return Board(_measures(frame), found.drop_duplicates(["model", "method"], keep="last"), about)
 

@@ -9,8 +9,8 @@ import pandas as pd
 
 from hetexp.errors import DataError
 from hetexp.files import atomic_write
+from hetexp.reporting import latex
 from hetexp.reporting.commands import experiment_command
-from hetexp.reporting.latex import as_wide_as_the_line, environment, escape, escaped
 from hetexp.reporting.names import in_order, method_name, model_name
 from hetexp.reporting.runs import Run
 
@@ -155,10 +155,9 @@ def write_table(run: Run, to: Path) -> tuple[list[Path], str]:
     """Write `detectors.csv`, `.md` and `.tex`; returns them and the Markdown."""
     found, text = compare_detectors(run), to_markdown(run)
     frame = table_frame(found).join(measures_frame(found))
-    body = as_wide_as_the_line(escaped(frame), column_format="l" + "r" * frame.shape[1])
     paths = [
         atomic_write(to / "detectors.csv", frame.to_csv(lineterminator="\n")),
         atomic_write(to / "detectors.md", text),
-        atomic_write(to / "detectors.tex", environment(escape(caption(found)), EXPERIMENT, body)),
+        atomic_write(to / "detectors.tex", latex.table(frame, caption(found), EXPERIMENT)),
     ]
     return paths, text

@@ -10,9 +10,9 @@ import pandas as pd
 
 from hetexp.errors import DataError
 from hetexp.files import atomic_write
+from hetexp.reporting import latex
 from hetexp.reporting.commands import experiment_command
 from hetexp.reporting.evidence.decide import with_interval
-from hetexp.reporting.latex import as_wide_as_the_line, environment, escape, escaped
 from hetexp.reporting.names import in_order, method_name
 from hetexp.reporting.runs import Run
 
@@ -153,9 +153,7 @@ def to_markdown(table: MeasureTable, run: Run) -> str:
 
 def to_latex(table: MeasureTable, run: Run) -> str:
     """The whole table."""
-    frame = escaped(table.whole(run))
-    body = as_wide_as_the_line(frame, column_format="l" + "r" * frame.shape[1])
-    return environment(escape(table.caption(run).partition(": ")[2]), table.experiment, body)
+    return latex.table(table.whole(run), table.caption(run).partition(": ")[2], table.experiment)
 
 
 def write_table(table: MeasureTable, run: Run, folder: Path) -> tuple[list[Path], str]:

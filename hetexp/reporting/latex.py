@@ -29,6 +29,18 @@ def as_wide_as_the_line(frame: pd.DataFrame, **options: Any) -> str:
     return "\n".join(["\\resizebox{\\linewidth}{!}{%", frame.to_latex(**options).strip(), "}"])
 
 
+def table(frame: pd.DataFrame, caption: str, label: str) -> str:
+    """A table of texts as wide as the line, in its environment: the index on the left, cells on the right.
+
+    Args:
+        frame: plain texts, as the caption is.
+        caption: of the table.
+        label: without "tab:".
+    """
+    body = as_wide_as_the_line(escaped(frame), column_format="l" + "r" * frame.shape[1])
+    return environment(escape(caption), label, body)
+
+
 def environment(caption: str, label: str, *body: str) -> str:
     """The whole table environment around its parts; the caption is taken as LaTeX."""
     return "\n".join(

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from hetexp.files import atomic_write
-from hetexp.reporting.board import BEST, EXPERIMENT, QUALITY, Board, read_board
+from hetexp.reporting.board import BEST, EXPERIMENT, NO_COSTS, Board, read_board
 from hetexp.reporting.commands import experiment_command
 from hetexp.reporting.evidence.decide import with_interval
-from hetexp.reporting.latex import as_wide_as_the_line, environment, escape, escaped
+from hetexp.reporting.latex import table
 from hetexp.reporting.names import in_order, is_control, method_name, model_name
 
 
@@ -51,6 +51,15 @@ def timed(board: Board) -> pd.DataFrame:
     return frame
 
 
+def costs_page(board: Board) -> str:
+    """The table of times and memory as Markdown, or that none were measured."""
+    times = timed(board)
+    if times.empty:
+        return f"{NO_COSTS.capitalize()}.\n"
+    note = "Time and memory of one explanation, in multiples of one forward pass of the same model on the same input."
+    return f"{note}\n\n{times.to_markdown(disable_numparse=True)}\n"
+
+
 def refusals(board: Board) -> list[str]:
     """Which methods do not apply to which models, and why."""
     refused = board.costs[board.costs["refused"].notna()]
@@ -70,8 +79,10 @@ def advice(board: Board) -> list[str]:
     """
     lines = []
     for model in board.about:
+        column = board.quality(model)
+        if column is None:
+            continue
         items = next(part for of, part in board.parts() if of == model)
-        column = next(c for c in QUALITY if c in board.columns(model))
         quality = board.of(model, items)[column.key].dropna()
         quality = quality[[m for m in quality.index if not is_control(str(m))]]
         costs = board.costs[board.costs["model"] == model].set_index("method")
@@ -99,9 +110,10 @@ def to_markdown(board: Board) -> str:
         what = "all items" if items == "all" else f"the {items} items"
         parts.append(f"**{model_name(model)}**, {board.about[model]}, {what}:")
         parts.append(shown(board, model, items).to_markdown(disable_numparse=True))
-    parts += ["Which method for which budget, among those measured on most items:"]
-    parts += ["\n".join(f"- {line}" for line in advice(board))]
-    lines = refusals(board)
+    advised, lines = advice(board), refusals(board)
+    if advised:
+        parts += ["Which method for which budget, among those measured on most items:"]
+        parts += ["\n".join(f"- {line}" for line in advised)]
     parts += ["\n".join(f"- {line}" for line in lines)] if lines else []
     return "\n\n".join([*parts, f"Made by `{experiment_command(EXPERIMENT)}`."]) + "\n"
 
@@ -110,11 +122,9 @@ def to_latex(board: Board) -> str:
     """A table for every part of the board."""
     parts = []
     for model, items in board.parts():
-        frame = escaped(shown(board, model, items))
-        body = as_wide_as_the_line(frame, column_format="l" + "r" * frame.shape[1])
         about = f"{model_name(model)}, {board.about[model]}"
         caption = f"Leaderboard of {about}, items: {items}. Percent with 95 % intervals."
-        parts.append(environment(escape(caption), f"leaderboard-{model}-{items.replace(' ', '-')}", body))
+        parts.append(table(shown(board, model, items), caption, f"leaderboard-{model}-{items.replace(' ', '-')}"))
     return "\n".join(parts)
 
 
@@ -122,13 +132,11 @@ def write_table(outputs: Path, to: Path) -> tuple[list[Path], str]:
     """Write `leaderboard.csv` (tidy), `.md` and `.tex`; times and memory, which vary, as `leaderboard_costs.*`."""
     board = read_board(outputs)
     tidy = board.values.drop(columns="n_items").round(4)
-    times = timed(board)
-    note = "Time and memory of one explanation, in multiples of one forward pass of the same model on the same input."
     text = to_markdown(board)
     return [
         atomic_write(to / "leaderboard.csv", tidy.to_csv(index=False, lineterminator="\n")),
         atomic_write(to / "leaderboard.md", text),
         atomic_write(to / "leaderboard.tex", to_latex(board)),
         atomic_write(to / "leaderboard_costs.csv", board.costs.to_csv(index=False, lineterminator="\n")),
-        atomic_write(to / "leaderboard_costs.md", f"{note}\n\n{times.to_markdown(disable_numparse=True)}\n"),
+        atomic_write(to / "leaderboard_costs.md", costs_page(board)),
     ], text

@@ -8,7 +8,8 @@ import pandas as pd
 
 from hetexp.errors import DataError
 from hetexp.files import atomic_write
-from hetexp.reporting.commands import EXPERIMENTS
+from hetexp.reporting.commands import experiment_command
+from hetexp.reporting.evidence.decide import with_interval
 from hetexp.reporting.latex import as_wide_as_the_line, environment, escape, escaped
 from hetexp.reporting.names import PANEL_NAMES, in_order, method_name
 from hetexp.reporting.runs import Run
@@ -27,7 +28,7 @@ def auc_rows(run: Run) -> pd.DataFrame:
     if absent:
         raise DataError(
             f"{run.folder / 'results.csv'} has no AUC for {', '.join(absent)}: make a complete run with "
-            f"`{EXPERIMENTS['figure6']}`"
+            f"`{experiment_command('figure6')}`"
         )
     return frame
 
@@ -42,12 +43,7 @@ def unperturbed(run: Run) -> str:
 
 
 def _with_interval(row: pd.Series) -> str:
-    if pd.isna(row["value"]):
-        return "n/a"
-    text = f"{row['value']:.1f}"
-    if pd.notna(row["ci_low"]):
-        text += f" [{row['ci_low']:.1f}, {row['ci_high']:.1f}]"
-    return text
+    return with_interval(row["value"], row["ci_low"], row["ci_high"]) or "n/a"
 
 
 def against_random(frame: pd.DataFrame) -> dict[tuple[str, str], str]:

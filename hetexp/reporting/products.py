@@ -238,12 +238,11 @@ def decide(outputs: Path, to: Path | None = None, claims: Path | None = None) ->
     ledger = read_ledger() if claims is None else replace(read_ledger(claims), title=f"The claims of {claims.name}")
     runs = newest_measurements(outputs, ledger)
     decisions = decide_claims(ledger.claims, runs)
-    if claims is not None:
-        paths, text = write_ledger(ledger, decisions, runs, to or outputs / "tables", claims.stem)
-        return Product(claims.stem, paths, outputs, text)
-    paths, text = write_ledger(ledger, decisions, runs, to or outputs / "tables")
-    page = write_page(ledger, decisions, runs, outputs, (to or outputs / "report") / "evidence.html")
-    return Product("claims", [*paths, page], outputs, text)
+    name = "claims" if claims is None else claims.stem
+    paths, text = write_ledger(ledger, decisions, runs, to or outputs / "tables", name)
+    if claims is None:
+        paths.append(write_page(ledger, decisions, runs, outputs, (to or outputs / "report") / "evidence.html"))
+    return Product(name, paths, outputs, text)
 
 
 def _make(

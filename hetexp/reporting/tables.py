@@ -10,7 +10,7 @@ import pandas as pd
 
 from hetexp.errors import ConfigError, DataError
 from hetexp.files import atomic_write
-from hetexp.reporting.commands import EXPERIMENTS
+from hetexp.reporting.commands import experiment_command
 from hetexp.reporting.evidence.decide import decide_claims, measurements_of, p_text, with_interval
 from hetexp.reporting.evidence.ledger import Claim, Order, read_ledger
 from hetexp.reporting.evidence.verdicts import CONTRADICTED, HOLDS, NOT_MEASURED, UNDECIDED, Decision
@@ -74,7 +74,7 @@ def compare(run: Run, number: int) -> ComparedTable:
     if absent:
         raise DataError(
             f"{run.folder / 'results.csv'} has no {', '.join(absent)} at threshold {published.scale}: "
-            f"make a complete run with `{EXPERIMENTS[published.experiment]}`"
+            f"make a complete run with `{experiment_command(published.experiment)}`"
         )
     measured: dict[tuple[str, str], float | None] = {}
     intervals: dict[tuple[str, str], tuple[float, float]] = {}

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from checkpoints import load_state, save_state, updated_folder
-from lxmert_data import class_names, evened
+from question_data import class_names, evened
 from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from torch import Tensor, nn
-from train_lxmert import rate
+from train_answerer import rate
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
 from hetexp.data.synthetic.candidates import scenes_from_coco

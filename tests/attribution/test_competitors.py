@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,97 +11,30 @@ import oracle
 import pytest
 import relevance_oracle
 import torch
-from compare import distance
+from compare import PARTICULAR, distance
+from method_cases import CASES, PASSING, Case, deformable_case, detr_case, lxmert_case
 from PIL import Image
-from sampled_oracle import Link, run_sampled
-from tiny import picture, question, tiny_deformable_detr, tiny_detr, tiny_lxmert
+from tiny import picture, tiny_detr
 from torch import Tensor
 
 import hetexp
 from hetexp.api import explain
 from hetexp.attribution.attribute import attribute, build_methods, observe
 from hetexp.attribution.integrated_gradients import IntegratedGradients
-from hetexp.attribution.method import NeedsPasses
-from hetexp.attribution.registry import METHODS, get_method
+from hetexp.attribution.registry import get_method
 from hetexp.data.vqa_dataset import open_vqa
 from hetexp.errors import ConfigError, InputError
-from hetexp.models.deformable_detr import DeformableDetrAdapter
 from hetexp.models.detr import DetrAdapter
-from hetexp.models.lxmert import LxmertAdapter
 from hetexp.models.protocols import Adapter
 from hetexp.models.registry import load_model
 from hetexp.targets import Logit
 
 ASSETS = Path(hetexp.__file__).parent / "assets"
-RECENT = ("smooth_grad", "token_tm", "beyond_intuition", "d_rise", "atman")  # tests/attribution/test_recent_methods.py
-PASSING = [name for name, record in METHODS.items() if isinstance(record.build(), NeedsPasses) and name not in RECENT]
+NAMES = ("detr", "deformable_detr", "lxmert")
+METHODS = [name for name in PASSING if name == "integrated_gradients" or name not in PARTICULAR]
 
 
-@dataclass
-class Case:
-    """A model, an input, one target, and what the oracle needs of them."""
-
-    adapter: Adapter
-    inputs: dict[str, Tensor]
-    target: Logit
-    run: oracle.Run
-    forward: Callable[[], Tensor]  # the target's y, with a graph
-
-    def found(self, method: Any) -> dict[str, Tensor]:
-        relevance = explain(
-            self.adapter, self.inputs, {"it": method} if not isinstance(method, str) else [method], self.target
-        )
-        name = method if isinstance(method, str) else "it"
-        return {s: relevance.tokens(name, s)[0] for s in self.run.sources}
-
-    def check(self, method: Any, want: dict[str, Tensor]) -> None:
-        got = self.found(method)
-        assert set(got) == set(want)
-        for source, rows in got.items():
-            assert distance(rows[None], want[source][None]) <= 1e-8, source
-
-
-def detr_case() -> Case:
-    model, pixels = tiny_detr(3, heads=4, decoder_layers=3), picture(48, 64, seed=4)
-    run = oracle.run_detector(model, pixels, 2, Logit(1))
-    return Case(
-        DetrAdapter(model),
-        {"pixel_values": pixels},
-        Logit(1, 2),
-        run,
-        lambda: model(pixel_values=pixels).logits[0, 2, 1],
-    )
-
-
-def deformable_case() -> Case:
-    model, pixels = tiny_deformable_detr(), picture(64, 48, seed=3)
-    inner = model.model
-    encoder = [Link(layer.self_attn, "image", "image") for layer in inner.encoder.layers]
-    decoder = [
-        link
-        for layer in inner.decoder.layers
-        for link in (Link(layer.self_attn, "queries", "queries"), Link(layer.encoder_attn, "queries", "image"))
-    ]
-    run = run_sampled(model, pixels, 2, Logit(1), encoder, decoder, list(inner.input_proj))
-    return Case(
-        DeformableDetrAdapter(model),
-        {"pixel_values": pixels},
-        Logit(1, 2),
-        run,
-        lambda: model(pixel_values=pixels).logits[0, 2, 1],
-    )
-
-
-def lxmert_case() -> Case:
-    model, inputs = tiny_lxmert(3, heads=4), question(6, 5, seed=1)
-    run = oracle.run_lxmert(model, inputs, Logit(1))
-    return Case(LxmertAdapter(model), inputs, Logit(1), run, lambda: model(**inputs).question_answering_score[0, 1])
-
-
-CASES = {"detr": detr_case, "deformable_detr": deformable_case, "lxmert": lxmert_case}
-
-
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=NAMES)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]()
 
@@ -197,14 +128,14 @@ def errors_of_completeness(adapter: Adapter, inputs: dict[str, Tensor], target: 
     return found
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_integrated_gradients_are_complete(name: str) -> None:
     """Random models, whose attention and normalisation vary more along the way than those of trained ones."""
     case = CASES[name]()
     assert max(errors_of_completeness(case.adapter, case.inputs, case.target)) < 0.02
 
 
-@pytest.mark.parametrize("name", ["detr", "deformable_detr", "lxmert"])
+@pytest.mark.parametrize("name", NAMES)
 def test_integrated_gradients_are_complete_on_trained_models(name: str) -> None:
     """Within 1 % on average over what is explained in one input."""
     adapter: Any = load_model(name, ASSETS / name)
@@ -228,29 +159,16 @@ def test_integrated_gradients_refuse_no_steps() -> None:
         IntegratedGradients(0)
 
 
-@pytest.mark.parametrize("name", ["detr", "lxmert"])
-def test_passes_leave_no_trace(name: str) -> None:
-    """Ordinary relevance after a changed pass has the bits of that before it, and no hook stays."""
-    case = CASES[name]()
-    before = case.found("ours_pos")
-    for method in PASSING:
-        case.found(method)
-    after = case.found("ours_pos")
-    assert all(torch.equal(before[s], after[s]) for s in before)
-    modules = list(case.adapter.model.modules())
-    assert not any(m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in modules)
-
-
 def test_several_targets_and_inputs_of_a_batch() -> None:
     """Each target of each input has the relevance that it has alone."""
     adapter = DetrAdapter(tiny_detr(3, heads=4))
     pixels = [picture(48, 64, seed=4), picture(48, 64, seed=5)]
     targets = [[Logit(None, 2), Logit(1, 4)], [Logit(None, 0)]]
-    together = explain(adapter, {"pixel_values": torch.cat(pixels)}, PASSING, targets)
+    together = explain(adapter, {"pixel_values": torch.cat(pixels)}, METHODS, targets)
     alone = [
-        explain(adapter, {"pixel_values": p}, PASSING, [t]) for p, own in zip(pixels, targets, strict=True) for t in own
+        explain(adapter, {"pixel_values": p}, METHODS, [t]) for p, own in zip(pixels, targets, strict=True) for t in own
     ]
-    for method in PASSING:
+    for method in METHODS:
         want = torch.cat([one[method]["image"] for one in alone])
         assert distance(together[method]["image"].flatten(1), want.flatten(1)) <= 1e-8, method
 

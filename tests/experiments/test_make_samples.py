@@ -137,7 +137,7 @@ def test_rewriting_keeps_the_old_samples_when_it_fails(
     def full(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("hetexp.explanation.save_file", full)
+    monkeypatch.setattr("hetexp.explanation_files.save_file", full)
     with pytest.raises(DataError, match="no space left"):
         write_explanations(folder, explained, {}, [1.0], "reference")
     assert {p.name: p.read_bytes() for p in (folder / "0").iterdir()} == before

@@ -10,7 +10,7 @@ import pytest
 import torch
 from compare import distance, tolerance
 from mixture_oracle import run_mixture
-from tiny import enliven, picture
+from tiny import TOWER, lively, picture
 from torch import Tensor
 from transformers import BlipConfig, BlipForQuestionAnswering
 
@@ -22,26 +22,18 @@ from hetexp.models.blip import BlipAdapter
 from hetexp.targets import Logit
 
 METHODS = [name for name in hetexp.METHODS if name in oracle.METHODS]
-LAYERS = 2
+LAYERS = TOWER["num_hidden_layers"]
 LINKS = [("image", "image")] * LAYERS + [("text", "text"), ("text", "image")] * LAYERS
 LINKS += [("answer", "answer"), ("answer", "text")] * LAYERS
 
 
 def blip() -> Any:
     torch.manual_seed(0)
-    sizes = {
-        "hidden_size": 16,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "intermediate_size": 24,
-        "projection_dim": 8,
-    }
+    sizes = {**TOWER, "projection_dim": 8}
     text = {"vocab_size": 30, "encoder_hidden_size": 16, "max_position_embeddings": 20, "is_decoder": True}
     text |= {"bos_token_id": 28, "sep_token_id": 2, "eos_token_id": 2, "pad_token_id": 0}
     config = BlipConfig(text_config={**sizes, **text}, vision_config={**sizes, "image_size": 32, "patch_size": 8})
-    model = BlipForQuestionAnswering(config)
-    enliven(model, 0, 0.8)
-    return model.double().eval()
+    return lively(BlipForQuestionAnswering(config))
 
 
 def inputs_of(seed: int = 0, words: int = 5, prefix: int = 4) -> dict[str, Tensor]:

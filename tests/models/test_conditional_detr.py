@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 
 import oracle
@@ -11,7 +10,8 @@ import pandas as pd
 import pytest
 import torch
 from compare import distance, tolerance
-from tiny import enliven, picture, tiny_backbone
+from own_checkpoints import category_names
+from tiny import lively, picture, tiny_backbone
 from transformers import ConditionalDetrConfig, ConditionalDetrForObjectDetection
 from transformers.models.conditional_detr.image_processing_pil_conditional_detr import ConditionalDetrImageProcessorPil
 
@@ -20,7 +20,6 @@ from hetexp.config import composed
 from hetexp.experiments.engine.session import open_session
 from hetexp.experiments.tasks import evaluate
 from hetexp.models.conditional_detr import ConditionalDetrAdapter
-from hetexp.paths import asset
 from hetexp.targets import BoxSide, Logit
 
 METHODS = [name for name in hetexp.METHODS if name in oracle.METHODS]
@@ -43,9 +42,8 @@ def tiny(seed: int = 0, names: list[str] | None = None) -> ConditionalDetrForObj
         id2label=dict(enumerate(names or [f"c{i}" for i in range(CLASSES)])),
         attn_implementation="eager",
     )
-    model = ConditionalDetrForObjectDetection(config)
-    enliven(model, seed, 0.7)
-    return model.double().eval()
+    model: ConditionalDetrForObjectDetection = lively(ConditionalDetrForObjectDetection(config), seed, 0.7)
+    return model
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -98,9 +96,8 @@ def test_padded_input_equals_the_unpadded() -> None:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A small random one with the embedded scenes' classes."""
-    annotations = json.loads(Path(asset("scenes/val/annotations.json")).read_text(encoding="utf-8"))
     folder = tmp_path / "conditional"
-    tiny(5, [c["name"] for c in annotations["categories"]]).float().save_pretrained(folder)
+    tiny(5, category_names()).float().save_pretrained(folder)
     size = {"shortest_edge": 96, "longest_edge": 128}
     ConditionalDetrImageProcessorPil(size=size).save_pretrained(folder)
     return folder

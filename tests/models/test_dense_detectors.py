@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import oracle
-import pandas as pd
 import pytest
 import torch
 from compare import distance, tolerance
-from PIL import Image
+from own_checkpoints import category_names, check_photograph, check_tables
 from safetensors.torch import save_file
 from test_original_checkpoints import backbone_name
-from tiny import enliven, picture, tiny_backbone
+from tiny import lively, picture, tiny_backbone
 from torch import Tensor
 from transformers import (
     DabDetrConfig,
@@ -31,15 +30,11 @@ from transformers import (
 )
 
 import hetexp
-from hetexp.config import composed
 from hetexp.errors import InputError
-from hetexp.experiments.engine.session import open_session
-from hetexp.experiments.tasks import evaluate, explain_own, without_data
 from hetexp.models.dab_detr import DabDetrAdapter
 from hetexp.models.observed_detector import ObservedDetector
 from hetexp.models.table_transformer import TableTransformerAdapter
 from hetexp.models.yolos import YolosAdapter
-from hetexp.paths import asset
 from hetexp.targets import BoxSide, Logit
 
 METHODS = [name for name in hetexp.METHODS if name in oracle.METHODS]  # the others have twins of their own
@@ -88,8 +83,7 @@ class Case:
         torch.manual_seed(seed)
         labels = dict(enumerate(names or [f"c{i}" for i in range(CLASSES)]))
         model = self.make(resnet or tiny_backbone(), id2label=labels, attn_implementation="eager")
-        enliven(model, seed, 0.7)
-        return model.double().eval()
+        return lively(model, seed, 0.7)
 
 
 CASES = {
@@ -266,26 +260,14 @@ def test_the_model_is_left_as_it_was(case: Case, fails: bool) -> None:
 @pytest.fixture
 def checkpoint(case: Case, tmp_path: Path) -> Path:
     """A small random one with the embedded scenes' classes."""
-    annotations = json.loads(Path(asset("scenes/val/annotations.json")).read_text(encoding="utf-8"))
     folder = tmp_path / "checkpoint"
-    case.model(5, [c["name"] for c in annotations["categories"]]).float().save_pretrained(folder)
+    case.model(5, category_names()).float().save_pretrained(folder)
     case.adapter.processor_class(size={"shortest_edge": 96, "longest_edge": 128}).save_pretrained(folder)
     return folder
 
 
-def test_tables_by_checkpoint_alone(case: Case, checkpoint: Path, tmp_path: Path) -> None:
-    cfg = composed(
-        "model=auto",
-        f"model.checkpoint={checkpoint}",
-        "methods=[gae,odam,ours_abs,ours_noised]",
-        "limit=2",
-        "progress=false",
-        f"paths.outputs={tmp_path / 'outputs'}",
-    )
-    evaluate(open_session(cfg, tmp_path / "run"))
-    frame = pd.read_csv(tmp_path / "run" / "results.csv")
-    assert set(frame["method"]) == {"gae", "odam", "ours_abs", "ours_noised"}
-    assert frame[frame["metric"] == "AR"]["value"].notna().all()
+def test_tables_by_checkpoint_alone(checkpoint: Path, tmp_path: Path) -> None:
+    check_tables(checkpoint, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["dab", "table"])
@@ -307,21 +289,8 @@ def test_a_backbone_under_timm_s_names_is_read(name: str, tmp_path: Path) -> Non
         assert torch.equal(loaded.model(pixel_values=pixels).logits, model(pixel_values=pixels).logits)
 
 
-def test_explaining_a_photograph_by_checkpoint_alone(case: Case, checkpoint: Path, tmp_path: Path) -> None:
-    photograph = tmp_path / "photo.png"
-    Image.new("RGB", (120, 100), "teal").save(photograph)
-    cfg = composed(
-        "task=explain",
-        "model=auto",
-        f"model.checkpoint={checkpoint}",
-        f"image={photograph}",
-        "query=3",
-        "methods=[ours_abs,gae]",
-        f"paths.outputs={tmp_path / 'outputs'}",
-    )
-    explain_own(open_session(without_data(cfg), tmp_path / "run"))
-    found = [path for path in (tmp_path / "run").rglob("*") if path.suffix == ".npz" or path.suffix == ".png"]
-    assert found
+def test_explaining_a_photograph_by_checkpoint_alone(checkpoint: Path, tmp_path: Path) -> None:
+    check_photograph(checkpoint, tmp_path)
 
 
 def test_a_batch_has_more_than_one_precision(case: Case) -> None:

@@ -12,16 +12,14 @@ import pytest
 import torch
 from compare import distance, tolerance
 from mixture_oracle import run_mixture
-from tiny import enliven, picture
+from text_models import BART_SIZES, tiny_bart
+from tiny import TOWER, lively, picture
 from torch import Tensor
 from transformers import (
-    BartConfig,
-    BartForConditionalGeneration,
     DeiTConfig,
     DeiTModel,
     MarianConfig,
     MarianMTModel,
-    PreTrainedModel,
     T5Config,
     T5ForConditionalGeneration,
     TrOCRConfig,
@@ -46,29 +44,7 @@ from hetexp.models.writer import EncoderDecoder
 from hetexp.targets import BoxSide, Difference, Logit
 
 METHODS = [name for name in hetexp.METHODS if name in oracle.METHODS]
-LAYERS, WORDS = 2, 24
-BART_SIZES: dict[str, Any] = {
-    "d_model": 16,
-    "encoder_layers": LAYERS,
-    "decoder_layers": LAYERS,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 24,
-    "decoder_ffn_dim": 24,
-    "vocab_size": WORDS,
-    "max_position_embeddings": 32,
-    "attn_implementation": "eager",
-}
-
-
-def lively(model: PreTrainedModel) -> Any:
-    enliven(model, 0, 0.8)
-    return model.double().eval()
-
-
-def bart() -> Any:
-    torch.manual_seed(0)
-    return lively(BartForConditionalGeneration(BartConfig(**BART_SIZES)))
+LAYERS, WORDS = TOWER["num_hidden_layers"], BART_SIZES["vocab_size"]
 
 
 def marian() -> Any:
@@ -102,15 +78,7 @@ def whisper() -> Any:
 
 def trocr(encoder: str = "vit") -> Any:
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {
-        "hidden_size": 16,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 4,
-        "intermediate_size": 24,
-        "image_size": 32,
-        "patch_size": 8,
-        "attn_implementation": "eager",
-    }
+    sizes: dict[str, Any] = {**TOWER, "image_size": 32, "patch_size": 8, "attn_implementation": "eager"}
     seeing = ViTModel(ViTConfig(**sizes)) if encoder == "vit" else DeiTModel(DeiTConfig(**sizes))
     writing = TrOCRForCausalLM(
         TrOCRConfig(
@@ -165,7 +133,7 @@ def trocr_layers(model: Any) -> tuple[Any, Any]:
 
 
 CASES = {
-    "bart": Case(bart, BartAdapter, "text", read_text, bart_layers),
+    "bart": Case(tiny_bart, BartAdapter, "text", read_text, bart_layers),
     "marian": Case(marian, MarianAdapter, "text", read_text, bart_layers),
     "t5": Case(t5, T5Adapter, "text", read_text, lambda m: (m.encoder.block[0], m.decoder.block[0])),
     "whisper": Case(whisper, WhisperAdapter, "audio", read_audio, bart_layers),
@@ -280,7 +248,7 @@ def test_a_generated_sentence_equals_its_tokens_one_at_a_time(name: str) -> None
 
 
 def test_gradients_may_be_found_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter = BartAdapter(bart())
+    adapter = BartAdapter(tiny_bart())
     inputs = {"input_ids": words(1, 12).reshape(2, 6), "decoder_input_ids": PREFIX.repeat(2, 1)}
     targets = [[Logit(query=1), Logit(query=4)], [Logit(3, query=2)]]
     want = hetexp.explain(adapter, inputs, METHODS, targets)
@@ -292,7 +260,7 @@ def test_gradients_may_be_found_in_groups(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_without_a_prefix_the_first_token_is_explained() -> None:
-    model = bart()
+    model = tiny_bart()
     found = hetexp.explain(BartAdapter(model), read_text(), ["ours_abs"])
     first = model(**read_text(), decoder_input_ids=torch.full((1, 1), model.config.decoder_start_token_id)).logits
     assert found.labels == [str(int(first[0, 0].argmax()))]
@@ -301,7 +269,7 @@ def test_without_a_prefix_the_first_token_is_explained() -> None:
 
 
 def test_errors_leave_the_model_as_it_was() -> None:
-    model = bart()
+    model = tiny_bart()
     adapter = BartAdapter(model)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     asks = [p.requires_grad for p in model.parameters()]
@@ -329,4 +297,4 @@ def test_other_vision_encoder_decoders_are_refused() -> None:
 
 def test_a_model_without_tokenizer_says_so() -> None:
     with pytest.raises(ConfigError, match="processor"):
-        BartAdapter(bart()).prepare("two words")
+        BartAdapter(tiny_bart()).prepare("two words")

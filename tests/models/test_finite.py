@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_encoder_decoders import bart
 from test_joint_streams import vilt
 from test_two_towers import clip
+from text_models import tiny_bart
 from tiny import picture, question, tiny_deformable_detr, tiny_detr, tiny_lxmert
 from torch import Tensor
 
@@ -49,7 +49,7 @@ CASES: dict[str, tuple[Callable[[], Model], str, str]] = {
         "lxmert.encoder.x_layers.0.visual_attention.att.key",
     ),
     "bart": (
-        lambda: (BartAdapter(bart()), {"input_ids": torch.tensor([[0, 5, 6, 2]])}, Logit(3)),
+        lambda: (BartAdapter(tiny_bart()), {"input_ids": torch.tensor([[0, 5, 6, 2]])}, Logit(3)),
         "model.encoder.layers.1.fc2.weight",
         "model.encoder.layers.1.fc2",
     ),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from compare import distance, tolerance
 from mixture_oracle import run_mixture
-from tiny import enliven, picture
+from tiny import TOWER, lively, picture
 from torch import Tensor
 from transformers import ViltConfig, ViltForQuestionAnswering, VisualBertConfig, VisualBertForQuestionAnswering
 
@@ -25,11 +25,9 @@ from hetexp.targets import Difference, Logit
 METHODS = [name for name in hetexp.METHODS if name in oracle.METHODS and name != "homologous"]
 LAYERS = 3
 SIZES: dict[str, Any] = {
-    "vocab_size": 30,
-    "hidden_size": 16,
+    **TOWER,
     "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "intermediate_size": 24,
+    "vocab_size": 30,
     "max_position_embeddings": 20,
     "attn_implementation": "eager",
 }
@@ -39,18 +37,14 @@ def visual_bert() -> Any:
     torch.manual_seed(0)
     config = VisualBertConfig(**SIZES, visual_embedding_dim=7)
     config.num_labels = 6
-    model = VisualBertForQuestionAnswering(config)
-    enliven(model, 0, 0.8)
-    return model.double().eval()
+    return lively(VisualBertForQuestionAnswering(config))
 
 
 def vilt(most: int = -1) -> Any:
     torch.manual_seed(0)
     config = ViltConfig(**SIZES, image_size=32, patch_size=8, max_image_length=most)
     config.num_labels = 6
-    model = ViltForQuestionAnswering(config)
-    enliven(model, 0, 0.8)
-    return model.double().eval()
+    return lively(ViltForQuestionAnswering(config))
 
 
 def words(seed: int, n: int) -> Tensor:

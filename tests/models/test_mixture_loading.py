@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from test_blip import blip
-from test_encoder_decoders import bart, marian, t5, trocr, whisper
+from test_encoder_decoders import marian, t5, trocr, whisper
 from test_joint_streams import vilt, visual_bert
 from test_two_towers import clip, siglip
+from text_models import tiny_bart
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast, WhisperFeatureExtractor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
@@ -30,7 +31,7 @@ from hetexp.experiments.tasks import evaluate
 VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", "a", "red", "dog", "cat", "is", "what", "colour", "it"]
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 48, 3), dtype=np.uint8))
 MODELS = {
-    "bart": bart,
+    "bart": tiny_bart,
     "marian": marian,
     "t5": t5,
     "whisper": whisper,

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
 import oracle
-import pandas as pd
 import pytest
 import torch
 from compare import distance, tolerance
 from mixture_oracle import run_mixture
-from PIL import Image
-from tiny import enliven, picture
+from own_checkpoints import category_names, check_photograph, check_tables
+from tiny import TOWER, lively, picture
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
@@ -27,10 +25,7 @@ from transformers import (
 
 import hetexp
 from hetexp.attribution.attribute import attribute, build_methods, observe
-from hetexp.config import composed
 from hetexp.errors import ConfigError, InputError
-from hetexp.experiments.engine.session import open_session
-from hetexp.experiments.tasks import evaluate, explain_own, without_data
 from hetexp.models import observed_detector
 from hetexp.models.observe import share
 from hetexp.models.owl import OwlDetector, Owlv2Adapter, OwlViTAdapter
@@ -38,24 +33,9 @@ from hetexp.paths import asset
 from hetexp.targets import BoxSide, Difference, Logit
 
 METHODS = [name for name in hetexp.METHODS if name in oracle.METHODS]
-LAYERS, END, SIDE, PATCH = 2, 29, 32, 8
-PATCHES = (SIDE // PATCH) ** 2
-TEXT: dict[str, Any] = {
-    "vocab_size": 30,
-    "hidden_size": 16,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "intermediate_size": 24,
-    "max_position_embeddings": 12,
-}
-VISION: dict[str, Any] = {
-    "hidden_size": 16,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "intermediate_size": 24,
-    "image_size": SIDE,
-    "patch_size": PATCH,
-}
+LAYERS, END, SIDE, PATCH = TOWER["num_hidden_layers"], 29, 32, 8
+TEXT: dict[str, Any] = {**TOWER, "vocab_size": 30, "max_position_embeddings": 12}
+VISION: dict[str, Any] = {**TOWER, "image_size": SIDE, "patch_size": PATCH}
 KINDS = [
     (OwlViTConfig, OwlViTForObjectDetection, OwlViTAdapter),
     (Owlv2Config, Owlv2ForObjectDetection, Owlv2Adapter),
@@ -64,9 +44,8 @@ KINDS = [
 
 def build(kind: Any, seed: int = 0) -> Any:
     torch.manual_seed(seed)
-    model = kind[1](kind[0](text_config=TEXT, vision_config=VISION, projection_dim=16, attn_implementation="eager"))
-    enliven(model, seed, 0.8)
-    return model.double().eval()
+    config = kind[0](text_config=TEXT, vision_config=VISION, projection_dim=16, attn_implementation="eager")
+    return lively(kind[1](config), seed)
 
 
 @pytest.fixture(params=KINDS, ids=["owlvit", "owlv2"])
@@ -208,18 +187,13 @@ def test_what_does_not_fit_is_refused(kind: Any) -> None:
         hetexp.explain(adapter, inputs, ["gae"], Logit(0, query=16))
 
 
-def _categories() -> list[str]:
-    annotations = json.loads(Path(asset("scenes/val/annotations.json")).read_text(encoding="utf-8"))
-    return [c["name"] for c in annotations["categories"]]
-
-
 @pytest.fixture
 def checkpoint(kind: Any, tmp_path: Path) -> Path:
     """A small random one whose tokenizer knows the embedded scenes' classes."""
     folder = tmp_path / "checkpoint"
     build(kind, 5).float().save_pretrained(folder)
     kind[2].processor_class(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
-    words = ["<pad>", "<s>", *(w for name in _categories() for w in name.split()), "a", "of"][:END]
+    words = ["<pad>", "<s>", *(w for name in category_names() for w in name.split()), "a", "of"][:END]
     known = {word: i for i, word in enumerate(dict.fromkeys(words))}
     known["</s>"] = END
     backend = Tokenizer(models.WordLevel(known, unk_token="a"))
@@ -233,39 +207,12 @@ def checkpoint(kind: Any, tmp_path: Path) -> Path:
 
 
 def test_tables_by_checkpoint_and_texts(checkpoint: Path, tmp_path: Path) -> None:
-    names = _categories()
-    cfg = composed(
-        "model=auto",
-        f"model.checkpoint={checkpoint}",
-        f"model.texts=[{','.join(names)}]",
-        "model.score_threshold=0.5",
-        "methods=[gae,odam,ours_abs,ours_noised]",
-        "limit=2",
-        "progress=false",
-        f"paths.outputs={tmp_path / 'outputs'}",
-    )
-    evaluate(open_session(cfg, tmp_path / "run"))
-    frame = pd.read_csv(tmp_path / "run" / "results.csv")
-    assert set(frame["method"]) == {"gae", "odam", "ours_abs", "ours_noised"}
-    assert frame[frame["metric"] == "AR"]["value"].notna().all()
+    texts = f"model.texts=[{','.join(category_names())}]"
+    check_tables(checkpoint, tmp_path, texts, "model.score_threshold=0.5")
 
 
 def test_explaining_a_photograph_by_checkpoint_and_texts(checkpoint: Path, tmp_path: Path) -> None:
-    photograph = tmp_path / "photo.png"
-    Image.new("RGB", (120, 100), "teal").save(photograph)
-    cfg = composed(
-        "task=explain",
-        "model=auto",
-        f"model.checkpoint={checkpoint}",
-        "model.texts={vessel: a dog of a cow, cat: cat}",
-        f"image={photograph}",
-        "query=3",
-        "methods=[ours_abs,gae]",
-        f"paths.outputs={tmp_path / 'outputs'}",
-    )
-    explain_own(open_session(without_data(cfg), tmp_path / "run"))
-    found = [path for path in (tmp_path / "run").rglob("*") if path.suffix in (".npz", ".png")]
-    assert found
+    check_photograph(checkpoint, tmp_path, "model.texts={vessel: a dog of a cow, cat: cat}")
 
 
 def test_texts_are_an_option_of_open_vocabularies_alone(tmp_path: Path, checkpoint: Path) -> None:

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from compare import distance, tolerance
+from own_checkpoints import category_names
 from sampled_models import CASES, CLASSES, SIZE, Case
 from sampled_oracle import run_sampled
 from tiny import picture, tiny_deformable_detr
@@ -303,9 +304,8 @@ def test_no_dense_map_of_a_sampled_step_is_formed(monkeypatch: pytest.MonkeyPatc
 def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A folder of a small random model with classes of the embedded scenes."""
     case = CASES[request.param]
-    annotations = json.loads(Path(asset("scenes/val/annotations.json")).read_text(encoding="utf-8"))
     model = case.build(0).float()
-    model.config.id2label = {i: c["name"] for i, c in enumerate(annotations["categories"][:CLASSES])}
+    model.config.id2label = dict(enumerate(category_names()[:CLASSES]))
     folder = tmp_path / "checkpoint"
     model.save_pretrained(folder)
     case.adapter.processor_class(size={"height": SIZE[0], "width": SIZE[1]}).save_pretrained(folder)

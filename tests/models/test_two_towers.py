@@ -10,7 +10,7 @@ import pytest
 import torch
 from compare import distance, tolerance
 from mixture_oracle import run_mixture
-from tiny import enliven, picture
+from tiny import TOWER, lively, picture
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
@@ -20,43 +20,29 @@ from hetexp.models.two_towers import ClipAdapter, SiglipAdapter, TwoTowers
 from hetexp.targets import Difference, Logit
 
 METHODS = [name for name in hetexp.METHODS if name in oracle.METHODS]
-LAYERS, END = 2, 29
+LAYERS, END = TOWER["num_hidden_layers"], 29
 TEXT: dict[str, Any] = {
+    **TOWER,
     "vocab_size": 30,
-    "hidden_size": 16,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "intermediate_size": 24,
     "max_position_embeddings": 12,
     "bos_token_id": 1,
     "eos_token_id": END,
     "pad_token_id": 0,
 }
-VISION: dict[str, Any] = {
-    "hidden_size": 16,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "intermediate_size": 24,
-    "image_size": 32,
-    "patch_size": 8,
-}
+VISION: dict[str, Any] = {**TOWER, "image_size": 32, "patch_size": 8}
 
 
 def clip() -> Any:
     torch.manual_seed(0)
     config = CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=8, attn_implementation="eager")
-    model = CLIPModel(config)
-    enliven(model, 0, 0.8)
-    return model.double().eval()
+    return lively(CLIPModel(config))
 
 
 def siglip() -> Any:
     torch.manual_seed(0)
     config = SiglipConfig(text_config={**TEXT, "projection_size": 16}, vision_config=VISION)
     config._attn_implementation = "eager"
-    model = SiglipModel(config)
-    enliven(model, 0, 0.8)
-    return model.double().eval()
+    return lively(SiglipModel(config))
 
 
 def inputs_of(texts: int = 3, images: int = 2) -> dict[str, Tensor]:

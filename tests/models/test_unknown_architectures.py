@@ -17,8 +17,9 @@ import torch
 from compare import distance, tolerance
 from mixture_oracle import catching_softmax
 from oracle import Run, Seen
-from test_encoder_decoders import bart, t5, whisper
+from test_encoder_decoders import t5, whisper
 from test_two_towers import clip, siglip
+from text_models import tiny_bart
 from tiny import enliven, picture
 from torch import Tensor, nn
 from transformers import (
@@ -501,7 +502,7 @@ LISTED = {
     "detr": lambda: hetexp.load_model(asset("detr")),
     "deformable_detr": lambda: hetexp.load_model(asset("deformable_detr")),
     "lxmert": lambda: hetexp.load_model(asset("lxmert")),
-    "bart": lambda: BartAdapter(bart()),
+    "bart": lambda: BartAdapter(tiny_bart()),
     "t5": lambda: T5Adapter(t5()),
     "whisper": lambda: WhisperAdapter(whisper()),
     "clip": lambda: ClipAdapter(clip()),

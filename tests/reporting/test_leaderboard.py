@@ -145,6 +145,41 @@ def test_page(board_outputs: Path) -> None:
     assert context["rows"][0]["cells"][-4:] == [1, 1, 2, 1.5]
 
 
+def test_without_costs(tmp_path: Path) -> None:
+    """With costs=0 there is no costs.csv: the table has no passes and advises nothing, the figure says what to do."""
+    board_run(tmp_path / "runs" / "a", rows_of("gae", 40.0), {}, None, 1)
+    board = read_board(tmp_path)
+    assert shown(board, "detr", "all").loc["GAE", "forward passes"] == "n/a"
+    assert (timed(board).empty, advice(board), refusals(board)) == (True, [], [])
+    (table,) = make_tables(tmp_path, ["leaderboard"], tmp_path / "tables")
+    assert "| GAE " in table.text
+    assert "which budget" not in table.text
+    assert "costs=5" in (tmp_path / "tables" / "leaderboard_costs.md").read_text()
+    with pytest.raises(DataError, match="costs=5"):
+        draw_leaderboard(board)
+    assert page_context(board, "")["rows"][0]["cells"][-4:] == [None] * 4
+
+
+@pytest.mark.parametrize("costs", [{}, {"gae": COST}])
+def test_without_quality(tmp_path: Path, costs: dict[str, dict[str, Any]]) -> None:
+    """With metrics=[segm] there is nothing to advise by; another model's panel is drawn all the same."""
+    rows = [row for row in rows_of("gae", 40.0) if row["panel"] == "segm"]
+    board_run(tmp_path / "runs" / "a", rows, costs, None, 1)
+    board = read_board(tmp_path)
+    assert board.quality("detr") is None
+    (table,) = make_tables(tmp_path, ["leaderboard"], tmp_path / "tables")
+    assert "AP, 1 × Otsu" in table.text
+    assert "which budget" not in table.text
+    with pytest.raises(DataError, match="AUPRC or .* of detr" if costs else "costs=5"):
+        draw_leaderboard(board)
+    other = {"model": "yolos"}
+    board_run(
+        tmp_path / "runs" / "b", [{**row, **other} for row in rows_of("gae", 40.0)], {"gae": COST | other}, None, 2
+    )
+    axes = draw_leaderboard(read_board(tmp_path)).axes
+    assert [ax.get_title(loc="left") for ax in axes if ax.axison] == ["YOLOS"]
+
+
 def test_without_a_run(outputs: Path) -> None:
     with pytest.raises(DataError, match=r"no finished run of leaderboard .* \+experiment=leaderboard"):
         read_board(outputs)

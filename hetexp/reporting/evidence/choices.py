@@ -14,8 +14,8 @@ from hetexp.reporting.commands import experiment_command
 from hetexp.reporting.evidence.decide import decide_claims, with_interval
 from hetexp.reporting.evidence.ledger import Claim, read_ledger
 from hetexp.reporting.evidence.measurements import Measurements, Resampling
-from hetexp.reporting.evidence.verdicts import CONTRADICTED, HOLDS, NOT_MEASURED, UNDECIDED, Decision
-from hetexp.reporting.latex import as_wide_as_the_line, environment, escape, escaped
+from hetexp.reporting.evidence.verdicts import CONTRADICTED, HOLDS, MARKS, Decision
+from hetexp.reporting.latex import table
 from hetexp.reporting.runs import Run, read_run
 
 DETECTION, QUESTIONS = "sensitivity", "sensitivity_vqa"
@@ -24,7 +24,6 @@ DATA = {
     QUESTIONS: ("figure6", "table4"),
 }  # experiment -> whose claims are decided anew
 RESAMPLES = 1000
-MARKS = {HOLDS: "✓", CONTRADICTED: "✗", UNDECIDED: "?", NOT_MEASURED: "–"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def _fits(claim: Claim, experiment: str, methods: list[str]) -> bool:
     """Whether a claim is a difference of two of these methods that the experiment measures."""
     if claim.statistic != "difference" or not set(claim.data) <= set(DATA[experiment]):
         return False
-    if claim.order and not (claim.neighbours and claim.arguments["metric"] == "AP"):
+    if claim.order and not claim.neighbours_in_ap:
         return False
     return bool(claim.order or experiment == QUESTIONS) and {claim.arguments["one"], claim.arguments["other"]} <= set(
         methods
@@ -167,9 +166,8 @@ def write_table(run: Run, to: Path) -> tuple[list[Path], str]:
     found = read_choices(run)
     text, name = to_markdown(found), found.experiment
     frame = printed(found).map(lambda cell: cell.replace("✓", "+").replace("✗", "-"))  # marks that LaTeX's fonts have
-    body = as_wide_as_the_line(escaped(frame), column_format="l" + "r" * frame.shape[1])
     return [
         atomic_write(to / f"{name}.csv", tidy(found).to_csv(index=False, lineterminator="\n")),
         atomic_write(to / f"{name}.md", text),
-        atomic_write(to / f"{name}.tex", environment(escape(caption(found)), name, body)),
+        atomic_write(to / f"{name}.tex", table(frame, caption(found), name)),
     ], text

@@ -124,7 +124,7 @@ def p_text(p: float | None) -> str:
 
 def printed(ledger: Ledger, decisions: Mapping[str, Decision]) -> pd.DataFrame:
     """The ledger as printed: pairs that are no neighbours and further metrics than AP are in the CSV alone."""
-    shown = [c for c in ledger.claims if not c.order or (c.neighbours and c.arguments["metric"] == "AP")]
+    shown = [c for c in ledger.claims if not c.order or c.neighbours_in_ap]
     rows = []
     for claim in shown:
         d = decisions[claim.id]

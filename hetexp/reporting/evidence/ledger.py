@@ -93,6 +93,11 @@ class Claim:
         one, other = self.arguments["one"], self.arguments["other"]
         return f"{method_name(one)} {self.relation} {method_name(other)}"
 
+    @property
+    def neighbours_in_ap(self) -> bool:
+        """Whether it is a pair of neighbours of an order, in AP; these stand for the order where it is printed."""
+        return self.neighbours and bool(self.arguments["metric"] == "AP")
+
 
 @dataclass(frozen=True)
 class Ledger:

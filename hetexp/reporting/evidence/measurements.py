@@ -42,7 +42,7 @@ class Measurements:
 
     def __init__(self, run: Run, resampling: Resampling) -> None:
         self.run, self.resampling = run, resampling
-        self._of_matches: dict[tuple[str, float | None, str], dict[str, Estimate]] = {}
+        self._of_matches: dict[tuple[str, float | None, str], tuple[Matches, dict[str, Estimate]]] = {}
 
     @property
     def folder(self) -> Path:
@@ -63,12 +63,15 @@ class Measurements:
         if len(rows):
             key = (method, threshold, panel)
             if key not in self._of_matches:
-                matches = Matches.from_arrays(_arrays(self.folder / str(rows["file"].iloc[0])))
-                measured = self._results(method, panel, threshold).dropna(subset="value")["metric"]
-                known = [name for name in measured if name in matches.names]
-                self._of_matches[key] = matches.estimates(self.counts, known)
-            if metric in self._of_matches[key]:
-                return self._of_matches[key][metric]
+                self._of_matches[key] = Matches.from_arrays(_arrays(self.folder / str(rows["file"].iloc[0]))), {}
+            matches, known = self._of_matches[key]
+            if metric not in known:
+                # those of the same objects are made of the same curves; other sizes would cost as much again
+                measured = set(self._results(method, panel, threshold).dropna(subset="value")["metric"])
+                alike = [name for name in matches.names if name[2:] == metric[2:] and name in measured]
+                known |= matches.estimates(self.counts, alike) if metric in alike else {}
+            if metric in known:
+                return known[metric]
         return self.mean(self.values(method, panel, metric, threshold))
 
     def values(self, method: str, panel: str, metric: str, threshold: float | None = None) -> pd.DataFrame:
@@ -77,7 +80,7 @@ class Measurements:
         Raises:
             DataError: if there are none.
         """
-        found = self._by_key.get((method, panel, metric), self._table("values").iloc[:0])
+        found = self._by_key.get((method, panel, metric), self._values.iloc[:0])
         found = self._rows(found, method, threshold, panel)
         if found.empty:
             at = "" if threshold is None else f" at threshold {threshold:g}"
@@ -113,8 +116,12 @@ class Measurements:
         return {str(image): place for place, image in enumerate(self._table("units")["image"])}
 
     @cached_property
+    def _values(self) -> pd.DataFrame:
+        return self._table("values")
+
+    @cached_property
     def _by_key(self) -> dict[tuple[str, ...], pd.DataFrame]:
-        return dict(list(self._table("values").groupby(["method", "panel", "metric"], observed=True)))
+        return dict(list(self._values.groupby(["method", "panel", "metric"], observed=True)))
 
     @cached_property
     def _matches(self) -> pd.DataFrame:

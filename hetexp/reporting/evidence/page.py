@@ -17,7 +17,7 @@ from hetexp.reporting.evidence.choices import read_choices
 from hetexp.reporting.evidence.decide import p_text, sources, summary, with_interval
 from hetexp.reporting.evidence.ledger import Claim, Ledger
 from hetexp.reporting.evidence.measurements import Measurements
-from hetexp.reporting.evidence.verdicts import CONTRADICTED, HOLDS, NOT_MEASURED, UNDECIDED, Decision, tally
+from hetexp.reporting.evidence.verdicts import CONTRADICTED, HOLDS, MARKS, NOT_MEASURED, UNDECIDED, Decision
 from hetexp.reporting.figures.choices import draw_choices
 from hetexp.reporting.figures.curves import draw_perturbation, draw_sweep
 from hetexp.reporting.figures.mechanism import draw_mechanism
@@ -27,7 +27,6 @@ from hetexp.reporting.runs import Run, newest_run
 
 DISCUSSION = Path(__file__).with_name("discussion.yaml")
 TEMPLATES = Path(__file__).parents[1] / "templates"
-MARKS = {HOLDS: "✓", CONTRADICTED: "✗", UNDECIDED: "?", NOT_MEASURED: "–"}
 CLASSES = {HOLDS: "holds", CONTRADICTED: "fails", UNDECIDED: "open", NOT_MEASURED: "none"}
 
 FIGURES: dict[str, tuple[str, Callable[[Run], Figure]]] = {
@@ -98,12 +97,10 @@ def build_page(
 def _rows(name: str, ledger: Ledger, decisions: Mapping[str, Decision]) -> list[dict[str, str]]:
     """A claim as a line; of an order the neighbours in AP, and a line on all its pairs."""
     if name not in ledger.orders:
-        return [_row(claim, decisions[claim.id], claim.text) for claim in ledger.claims if claim.id == name]
+        return [_row(claim, decisions[claim.id]) for claim in ledger.claims if claim.id == name]
     pairs = ledger.of_order(name)
-    shown = [c for c in pairs if c.neighbours and c.arguments["metric"] == "AP"]
-    rows = [_row(claim, decisions[claim.id], claim.text) for claim in shown]
-    found = tally([decisions[claim.id] for claim in pairs])
-    counts = ", ".join(f"{number} {verdict}" for verdict, number in found.items() if number)
+    rows = [_row(claim, decisions[claim.id]) for claim in pairs if claim.neighbours_in_ap]
+    counts = summary(pairs, decisions)
     title = pairs[0].text.partition(",")[0]
     return [
         *rows,
@@ -111,7 +108,7 @@ def _rows(name: str, ledger: Ledger, decisions: Mapping[str, Decision]) -> list[
     ]
 
 
-def _row(claim: Claim, found: Decision, text: str) -> dict[str, str]:
+def _row(claim: Claim, found: Decision) -> dict[str, str]:
     number = with_interval(found.estimate, found.low, found.high, sign=claim.against == 0)
     parts = [f"{number} {claim.unit}".strip()] if number else [found.why]
     if found.n is not None:
@@ -123,7 +120,7 @@ def _row(claim: Claim, found: Decision, text: str) -> dict[str, str]:
         "kind": CLASSES[found.verdict],
         "mark": MARKS[found.verdict],
         "verdict": found.verdict,
-        "text": text,
+        "text": claim.text,
         "number": "; ".join(parts) + claimed,
     }
 

@@ -13,7 +13,7 @@ from hetexp.files import atomic_write
 from hetexp.reporting.evidence.decide import with_interval
 from hetexp.reporting.evidence.measurements import Measurements, Resampling
 from hetexp.reporting.evidence.verdicts import verdict
-from hetexp.reporting.latex import as_wide_as_the_line, environment, escape, escaped
+from hetexp.reporting.latex import table
 from hetexp.reporting.names import in_order, method_name
 from hetexp.reporting.runs import Run
 
@@ -115,9 +115,15 @@ QUESTIONS = Rivalry(
 )
 
 
-def to_markdown(rivalry: Rivalry, run: Run) -> str:
-    """A table for each variant: its own numbers, then how far it is ahead of every other method."""
-    frame, first = rivalry.decide(run), run.frame.iloc[0]
+def to_markdown(rivalry: Rivalry, run: Run, frame: pd.DataFrame) -> str:
+    """A table for each variant: its own numbers, then how far it is ahead of every other method.
+
+    Args:
+        rivalry: what is compared.
+        run: that `frame` is decided from.
+        frame: `rivalry.decide(run)`.
+    """
+    first = run.frame.iloc[0]
     parts = [
         f"{rivalry.title} {first['checkpoint']} on {first['data']}; 95 % intervals from {RESAMPLES} resamples of the "
         "images. The first row holds the method's own numbers, in percent; the others how much better it is, in "
@@ -143,11 +149,11 @@ def _pivot(frame: pd.DataFrame, method: str) -> pd.DataFrame:
 
 def write_table(rivalry: Rivalry, run: Run, to: Path) -> tuple[list[Path], str]:
     """Write `<experiment>.csv`, `.md` and `.tex` (the first variant); returns them and the Markdown."""
-    frame, text, name = rivalry.decide(run), to_markdown(rivalry, run), rivalry.experiment
-    shown = escaped(_pivot(frame, str(frame["method"].iloc[0])))
-    body = as_wide_as_the_line(shown, column_format="l" + "r" * shown.shape[1])
+    frame, name = rivalry.decide(run), rivalry.experiment
+    text = to_markdown(rivalry, run, frame)
+    first = _pivot(frame, str(frame["method"].iloc[0]))
     return [
         atomic_write(to / f"{name}.csv", frame.round(4).to_csv(index=False, lineterminator="\n")),
         atomic_write(to / f"{name}.md", text),
-        atomic_write(to / f"{name}.tex", environment(escape(rivalry.title), name, body)),
+        atomic_write(to / f"{name}.tex", table(first, rivalry.title, name)),
     ], text

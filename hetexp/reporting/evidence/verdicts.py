@@ -11,6 +11,7 @@ from hetexp.evaluation.bootstrap import Estimate, holm
 
 HOLDS, CONTRADICTED, UNDECIDED, NOT_MEASURED = "holds", "contradicted", "undecided", "not measured"
 VERDICTS = (HOLDS, CONTRADICTED, UNDECIDED, NOT_MEASURED)
+MARKS = {HOLDS: "✓", CONTRADICTED: "✗", UNDECIDED: "?", NOT_MEASURED: "–"}
 
 Relation = Literal[">", "≥", "≈", "≤", "<"]
 RELATIONS: tuple[Relation, ...] = (">", "≥", "≈", "≤", "<")

@@ -11,8 +11,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from hetexp.reporting.evidence.choices import MARKS, Choices, read_choices
-from hetexp.reporting.evidence.verdicts import CONTRADICTED, HOLDS, NOT_MEASURED, UNDECIDED
+from hetexp.reporting.evidence.choices import Choices, read_choices
+from hetexp.reporting.evidence.verdicts import CONTRADICTED, HOLDS, MARKS, NOT_MEASURED, UNDECIDED
 from hetexp.reporting.figures.style import PAGE, save, styled
 from hetexp.reporting.runs import Run
 

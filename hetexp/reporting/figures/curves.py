@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from hetexp.errors import DataError
 from hetexp.files import atomic_write
-from hetexp.reporting.commands import EXPERIMENTS
+from hetexp.reporting.commands import experiment_command
 from hetexp.reporting.figures.style import PAGE, method_styles, save, styled
 from hetexp.reporting.names import PANEL_NAMES, in_order, method_name
 from hetexp.reporting.perturbation import LARGER_IS_BETTER, auc_rows
@@ -31,7 +31,9 @@ def curve_frame(run: Run) -> pd.DataFrame:
     """
     frame = run.frame[run.frame["metric"].str.startswith(PREFIX)].copy()
     if frame.empty:
-        raise DataError(f"{run.folder / 'results.csv'} holds no perturbation curves: run `{EXPERIMENTS['figure6']}`")
+        raise DataError(
+            f"{run.folder / 'results.csv'} holds no perturbation curves: run `{experiment_command('figure6')}`"
+        )
     frame["removed"] = frame["metric"].str.removeprefix(PREFIX).astype(float)
     columns = ["panel", "method", "removed", "value", "ci_low", "ci_high", "n"]
     return frame[columns].rename(columns={"value": "accuracy"}).sort_values(["panel", "method", "removed"])
@@ -105,7 +107,8 @@ def sweep_frame(run: Run, metric: str = "AP") -> pd.DataFrame:
     frame = run.frame[(run.frame["metric"] == metric) & run.frame["threshold"].notna()]
     if frame.empty:
         raise DataError(
-            f"{run.folder / 'results.csv'} holds no {metric} at any threshold: run `{EXPERIMENTS['threshold_sweep']}`"
+            f"{run.folder / 'results.csv'} holds no {metric} at any threshold: run "
+            f"`{experiment_command('threshold_sweep')}`"
         )
     table = frame.pivot_table(index="threshold", columns="method", values="value", aggfunc="last")
     return table[in_order(set(table.columns))]

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from hetexp.reporting.board import QUALITY, Board, Column, frontier, read_board
+from hetexp.reporting.board import NO_COSTS, QUALITY, Board, Column, frontier, read_board
 from hetexp.reporting.commands import MissingInput
 from hetexp.reporting.figures.style import PAGE, method_styles, save, styled
 from hetexp.reporting.names import is_control, method_name, model_name
@@ -22,8 +22,13 @@ NAMED = 5.0  # points below the best of the line within which its methods are na
 def points(board: Board, model: str) -> tuple[Column, pd.DataFrame]:
     """The measure of quality of a model, and per method quality, its interval and cost; `subset` where it was measured
     on fewer items than the rest.
+
+    Raises:
+        MissingInput: if the model has no measure of quality.
     """
-    column = next(c for c in QUALITY if c in board.columns(model))
+    column = board.quality(model)
+    if column is None:
+        raise MissingInput(_no_quality(model))
     rows = board.values[(board.values["model"] == model) & (board.values["metric"] == column.key)]
     rows = rows.sort_values("n_items").drop_duplicates("method", keep="last").set_index("method")
     costs = board.costs[board.costs["model"] == model].set_index("method")["seconds_ratio"]
@@ -34,15 +39,17 @@ def points(board: Board, model: str) -> tuple[Column, pd.DataFrame]:
 
 
 def draw_leaderboard(board: Board) -> Figure:
-    """Cost on a logarithmic axis; the line joins the methods that nothing as cheap beats, and its best are named. Faint
-    points were measured on fewer items.
+    """Cost on a logarithmic axis; the line joins the methods that nothing as cheap beats, and the corner names the best
+    of them. Faint points were measured on fewer items.
 
     Raises:
-        MissingInput: if no costs were measured.
+        MissingInput: if no costs were measured, or no model's quality.
     """
     if board.costs.empty:
-        raise MissingInput("no run of the leaderboard measured costs: run it with costs=5")
-    models = list(board.about)
+        raise MissingInput(NO_COSTS)
+    models = [model for model in board.about if board.quality(model) is not None]
+    if not models:
+        raise MissingInput(_no_quality(" or ".join(board.about)))
     methods = dict.fromkeys(m for model in models for m in points(board, model)[1].index)
     styles = {m: {k: v for k, v in s.items() if k != "linestyle"} for m, s in method_styles(methods).items()}
     for style in styles.values():
@@ -66,6 +73,11 @@ def draw_leaderboard(board: Board) -> Figure:
     return figure
 
 
+def _no_quality(model: str) -> str:
+    wanted = " or ".join(column.heading for column in QUALITY)
+    return f"no run of the leaderboard measured {wanted} of {model}: run it without metrics="
+
+
 def _panel(ax: Axes, board: Board, model: str, styles: dict[str, dict[str, Any]]) -> None:
     column, found = points(board, model)
     whole = found[~found["subset"]]
@@ -81,14 +93,14 @@ def _panel(ax: Axes, board: Board, model: str, styles: dict[str, dict[str, Any]]
     ax.step(line["cost"], line["value"], where="post", color="#888888", lw=0.8, zorder=1)
     good = [m for m in best if found.loc[m, "value"] > line["value"].max() - NAMED]
     for place, method in enumerate(good):
-        ax.annotate(
+        ax.text(  # in the free corner, where no name hides a point
+            0.98,
+            0.04 + 0.08 * (len(good) - 1 - place),
             method_name(method),
-            (found.loc[method, "cost"], found.loc[method, "value"]),
-            xytext=(4, 5) if place % 2 else (4, -9),
-            textcoords="offset points",
+            transform=ax.transAxes,
+            ha="right",
             fontsize=5.5,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
-            zorder=4,
+            color=styles[method]["color"],
         )
     ax.set_xscale("log")
     wide = found["cost"].max() > 30 * found["cost"].min()
