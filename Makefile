@@ -8,6 +8,9 @@ RUN    := $(BIN)/python run.py
 
 DETECTION_FIGURES := figure2 figure3 figure4
 VQA_FIGURES       := figure5 figure7 figure8
+MAP_FIGURES       := figure2 figure5 figure7 figure8
+# A figure of samples; one of relevance also with one contrast for all its maps, and by decades.
+draw_samples       = $(foreach contrast,own $(if $(filter $(1),$(MAP_FIGURES)),shared log),$(RUN) task=figure "figures=[$(1)]" figure.contrast=$(contrast) &&) true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup tables tables_detectors table1 table2 table3 table4 evidence sensitivity mechanism unit_free checks $(DETECTION_FIGURES) $(VQA_FIGURES) figure1 figure6 figure6_models figures \
@@ -47,6 +50,7 @@ evidence: table1 table2 table3 figure6 table4 sensitivity mechanism  ## every cl
 	$(RUN) +experiment=semantics
 	$(RUN) +experiment=logic
 	$(RUN) +experiment=perturbation_scaled
+	$(RUN) +experiment=rule_time
 	$(RUN) task=evidence
 
 sensitivity: setup  ## which orders survive which choice, one changed at a time
@@ -77,10 +81,10 @@ samples-vqa: setup
 	$(RUN) model=lxmert task=samples
 
 $(DETECTION_FIGURES): samples-detection
-	$(RUN) task=figure "figures=[$@]"
+	$(call draw_samples,$@)
 
 $(VQA_FIGURES): samples-vqa
-	$(RUN) task=figure "figures=[$@]"
+	$(call draw_samples,$@)
 
 figure6: setup  ## Figure 6: LXMERT's perturbation curves, and their table
 	$(RUN) +experiment=figure6

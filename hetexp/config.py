@@ -19,6 +19,7 @@ from hetexp.errors import ConfigError
 from hetexp.evaluation.upsampling import Tie, Upsampling
 from hetexp.models.registry import ARCHITECTURES, AUTO
 from hetexp.paths import asset, conf_dir
+from hetexp.reporting.figures.scales import Contrast
 
 log = logging.getLogger("hetexp")
 
@@ -76,6 +77,8 @@ class TargetConfig:
 
 @dataclass
 class ThresholdConfig:
+    strategy: str = "otsu"
+    parameters: dict[str, Any] = field(default_factory=dict)
     scale: Any = 1.0
     upsample: Upsampling = Upsampling.reference
     tie: Tie = Tie.background
@@ -116,6 +119,11 @@ class PathsConfig:
 @dataclass
 class ReportConfig:
     partial: bool = False
+
+
+@dataclass
+class FigureConfig:
+    contrast: Contrast = Contrast.own
 
 
 @dataclass
@@ -165,6 +173,7 @@ class Config:
     merge: dict[str, Any] = field(default_factory=lambda: {"from": None})
     tables: list[str] | None = None
     figures: list[str] | None = None
+    figure: FigureConfig = field(default_factory=FigureConfig)
     results: str | None = None
     claims: str | None = None
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -190,6 +199,11 @@ def default_data(profile: str, model: str) -> str:
     return "sentences" if (profile, kind) == ("paper", "text") else f"{profile}_{kind}"
 
 
+def oracle_where_known(_root_: DictConfig) -> list[str] | None:
+    """The oracle as a control, for data whose annotations say what decides an answer; none for other data."""
+    return ["oracle"] if OmegaConf.select(_root_, "data.annotations") else None
+
+
 def described(group: str) -> str:
     """The options of a configuration group, a line each, from the first comment of each file."""
     lines = []
@@ -203,7 +217,7 @@ def described(group: str) -> str:
 def register() -> None:
     """Make schema and resolvers known to Hydra; safe to call twice."""
     ConfigStore.instance().store(name="schema", node=Config)
-    for resolver in (asset, run_dir, run_label, default_data, described):
+    for resolver in (asset, run_dir, run_label, default_data, oracle_where_known, described):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
@@ -266,7 +280,7 @@ def parse_shard(shard: Any) -> tuple[int, int]:
 
 
 def scales(cfg: DictConfig) -> list[float]:
-    """Otsu scales of the run, one or several.
+    """Multiples of the threshold that a run takes, one or several.
 
     Raises:
         ConfigError: for a scale that is no positive number.

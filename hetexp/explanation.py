@@ -18,7 +18,9 @@ from torch import Tensor
 
 from hetexp.errors import DataError, InputError
 from hetexp.evaluation.masks import finite_maps, segment
-from hetexp.explanation_files import read_files, to_stored, write_files
+from hetexp.evaluation.thresholds.registry import get_strategy
+from hetexp.evaluation.thresholds.strategy import Strategy
+from hetexp.explanation_files import MaskSettings, read_files, to_stored, write_files
 from hetexp.files import atomic_folder
 from hetexp.models.trace import Level
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from hetexp.reporting.samples import StoredExplanation
+
+NO_MASKS = MaskSettings()
 
 Relevance = dict[str, dict[str, Tensor]]  # method -> source -> [rows, *shape]
 
@@ -179,26 +183,31 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
         image_size: Sequence[int] | None = None,
         upsample: str = "reference",
         tie: str = "background",
+        strategy: str | Strategy = "otsu",
     ) -> dict[str, Tensor]:
-        """Each map binarised by Otsu's threshold times `scale` and upsampled to the image.
+        """Each map binarised by its threshold times `scale` and upsampled to the image.
 
         Args:
-            scale: multiple of Otsu's threshold.
+            scale: multiple of the threshold.
             image_size: (height, width) of the masks; by default that of `image`, else of the network input.
             upsample: see `hetexp.evaluation.masks.segment`.
             tie: likewise.
+            strategy: what gives maps their thresholds, a name or what `hetexp.masks.get_strategy` returns.
 
         Returns:
             method -> bool [k, H, W]; a map that is not finite gives an empty mask.
 
         Raises:
-            InputError: for an explanation of several inputs (take `item(i)`), or one without an image grid.
+            InputError: for an explanation of several inputs (take `item(i)`), or one without an image grid; and for a
+                strategy that reads the ground truth, or a scale that it has no use for.
+            ConfigError: for an unknown strategy.
         """
+        binarised = get_strategy(strategy) if isinstance(strategy, str) else strategy
         one = self._one()
         extent = one._extent()
         size = image_size or (self.image.size[::-1] if self.image is not None else extent)
         return {
-            method: segment(finite_maps(streams["image"])[0], scale, extent, size, upsample, tie=tie)
+            method: segment(finite_maps(streams["image"])[0], scale, extent, size, upsample, None, tie, binarised)
             for method, streams in one.relevance.items()
         }
 
@@ -216,19 +225,26 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
 
     # -- on disk and on screen ---------------------------------------------------------------------------------
 
-    def stored(self, scales: Sequence[float] = (), upsample: str = "reference") -> StoredExplanation:
-        """What a drawing needs, as plain arrays without padding; with masks at these multiples of Otsu's threshold.
+    def stored(self, masks: MaskSettings = NO_MASKS) -> StoredExplanation:
+        """What a drawing needs, as plain arrays without padding, with these masks.
 
         Raises:
             InputError: for an explanation of several inputs.
         """
-        return to_stored(self._one(), scales, upsample)
+        return to_stored(self._one(), masks)
 
-    def write(self, folder: Path, scales: Sequence[float] = (), upsample: str = "reference") -> None:
+    def write(self, folder: Path, masks: MaskSettings = NO_MASKS) -> None:
         """Write the files of `save` into an empty folder."""
-        write_files(self.stored(scales, upsample), self.image, folder)
+        write_files(self.stored(masks), self.image, folder)
 
-    def save(self, folder: str | Path, scales: Sequence[float] = (), upsample: str = "reference") -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        scales: Sequence[float] = (),
+        upsample: str = "reference",
+        tie: str = "background",
+        strategy: str | Strategy = "otsu",
+    ) -> Path:
         """Write the explanation as a folder, whole or not at all; what lay there before is replaced.
 
         `info.json`, `relevance.safetensors` (float32, without padding) and, where there are any, `image.png`,
@@ -236,16 +252,22 @@ class Explanation(Mapping[str, Mapping[str, Tensor]]):
         uint8 [k, h, w]).
 
         Args:
-            scales: multiples of Otsu's threshold to store masks of.
+            scales: multiples of the threshold to store masks of.
+            upsample: of these, see `masks`.
+            tie: likewise.
+            strategy: likewise.
 
         Raises:
             DataError: if the disk refuses; what lay there before is intact.
-            InputError: for an explanation of several inputs.
+            InputError: for an explanation of several inputs, and as `masks` does.
+            ConfigError: for an unknown strategy.
         """
         target = Path(folder)
+        binarised = get_strategy(strategy) if isinstance(strategy, str) else strategy
+        masks = MaskSettings(scales, upsample, tie, binarised)
         try:
             with atomic_folder(target, replace=True) as temporary:
-                self.write(temporary, scales, upsample)
+                self.write(temporary, masks)
         except (OSError, SafetensorError) as error:
             raise DataError(f"cannot write {target} ({error}): free some space or choose another folder") from error
         return target

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hetexp.errors import DataError
-from hetexp.evaluation.masks import otsu_thresholds, to_uint8
+from hetexp.evaluation.masks import to_uint8
+from hetexp.evaluation.thresholds.otsu import OTSU, otsu_thresholds
+from hetexp.evaluation.thresholds.strategy import Strategy
 
 if TYPE_CHECKING:
     from hetexp.explanation import Explanation, Row
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 # What `save` derives from an explanation for `info.json`; the rest of that file is `details`.
 _OWN_ENTRIES = (
     *("kind", "methods", "rows", "provenance", "detections", "targets", "scales", "upsample", "input_size", "otsu"),
+    *("strategy", "tie"),
     *("question", "tokens", "answers", "boxes"),
     *("explained", "token_texts", "special_tokens", "written", "without_relevance", "seconds"),
 )
@@ -35,15 +38,32 @@ _LOGIT = re.compile(r"^logit\((.+)\)$", re.DOTALL)  # of a target in words: the 
 Parts = tuple[dict[str, Any], Any, Any, Any]  # info, relevance, masks, levels
 
 
-def to_stored(one: Explanation, scales: Sequence[float] = (), upsample: str = "reference") -> StoredExplanation:
+@dataclass(frozen=True)
+class MaskSettings:
+    """Which masks of an explanation are stored; the entries are those of `hetexp.evaluation.masks.segment`.
+
+    Attributes:
+        scales: multiples of the threshold; without any there are no masks.
+        upsample: how masks get to the size of the image.
+        tie: what a token exactly at the threshold is.
+        strategy: what gives maps their thresholds.
+    """
+
+    scales: Sequence[float] = ()
+    upsample: str = "reference"
+    tie: str = "background"
+    strategy: Strategy = OTSU
+
+
+def to_stored(one: Explanation, masks: MaskSettings) -> StoredExplanation:
     """What a drawing needs of the explanation of one input, without padding, as plain arrays."""
     from hetexp.reporting.samples import StoredExplanation
 
     if one.kind == "detection":
-        parts = _detection(one, scales, upsample)
+        parts = _detection(one, masks)
     else:
         parts = _answer(one) if one.kind == "vqa" else _sources(one)
-    info, relevance, masks, levels = parts
+    info, relevance, made, levels = parts
     info |= {
         "kind": one.kind,
         "methods": list(one),
@@ -52,16 +72,16 @@ def to_stored(one: Explanation, scales: Sequence[float] = (), upsample: str = "r
         **one.details,
     }
     picture = None if one.image is None else np.asarray(one.image.convert("RGB"))
-    return StoredExplanation(picture, info, relevance, masks, levels)
+    return StoredExplanation(picture, info, relevance, made, levels)
 
 
-def _detection(one: Explanation, scales: Sequence[float], upsample: str) -> Parts:
+def _detection(one: Explanation, asked: MaskSettings) -> Parts:
     extent = one._extent()
     height, width = extent if one.image is None else one.image.size[::-1]
     maps = {name: streams["image"].float().cpu() for name, streams in one.relevance.items()}
     masks = {}
-    for scale in scales:
-        for name, found in one.masks(scale, upsample=upsample).items():
+    for scale in asked.scales:
+        for name, found in one.masks(scale, None, asked.upsample, asked.tie, asked.strategy).items():
             if bool(maps[name].isfinite().all()):
                 masks[f"{name}@{scale:g}"] = found.numpy()
     levels = {name: to_uint8(torch.where(m.isfinite(), m, 0)) for name, m in maps.items()}
@@ -72,8 +92,10 @@ def _detection(one: Explanation, scales: Sequence[float], upsample: str) -> Part
             for r in one.rows
         ],
         "targets": one.targets,
-        "scales": list(scales),
-        "upsample": upsample,
+        "scales": list(asked.scales),
+        "upsample": asked.upsample,
+        "tie": asked.tie,
+        "strategy": asked.strategy.name,
         "input_size": list(extent),
         "otsu": {name: otsu_thresholds(u8).tolist() for name, u8 in levels.items()},
     }

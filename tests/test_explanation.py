@@ -4,65 +4,34 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from compare import distance
+from explained import METHODS, SIZES, answerer, detector, photo, pictures, same
 from matplotlib import pyplot as plt
-from PIL import Image
-from safetensors.torch import load_file, save_file
-from tiny import padded, picture, question, tiny_detr, tiny_lxmert
-from torch import Tensor
+from tiny import padded, picture, question
 
 import hetexp
 from hetexp import masks
-from hetexp.errors import DataError, InputError
+from hetexp.errors import ConfigError, DataError, InputError
 from hetexp.explanation import Explanation, Row, finite_maps
 from hetexp.models.detr import DetrAdapter
 from hetexp.models.lxmert import LxmertAdapter
 from hetexp.reporting.run_lengths import MaskFile
 from hetexp.targets import AnyTarget, BoxSide, Difference, Logit, Ratio
 
-METHODS = ["gae", "ours_abs", "ours_full"]
-SIZES = [(64, 80), (48, 64)]
-
-
-def photo(height: int, width: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8))
-
 
 @pytest.fixture(scope="module")
 def detr() -> DetrAdapter:
-    return DetrAdapter(tiny_detr(11, heads=4), score_threshold=0.0)
+    return detector()
 
 
 @pytest.fixture(scope="module")
 def lxmert() -> LxmertAdapter:
-    return LxmertAdapter(tiny_lxmert(12, heads=4), answers=["yes", "no", "red", "blue", "one", "two"])
-
-
-def pictures() -> dict[str, Tensor]:
-    """Two pictures of different sizes as one padded batch."""
-    height, width = (max(sides) for sides in zip(*SIZES, strict=True))
-    pixels = torch.zeros(2, 3, height, width, dtype=torch.float64)
-    mask = torch.zeros(2, height, width, dtype=torch.long)
-    for row, (h, w) in enumerate(SIZES):
-        pixels[row, :, :h, :w] = picture(h, w, seed=row)[0]
-        mask[row, :h, :w] = 1
-    return {"pixel_values": pixels, "pixel_mask": mask}
-
-
-def same(got: Mapping[str, Mapping[str, Tensor]], want: Mapping[str, Mapping[str, Tensor]], bound: float) -> None:
-    assert list(got) == list(want)
-    for method, streams in want.items():
-        assert set(got[method]) == set(streams)
-        for source, relevance in streams.items():
-            assert distance(got[method][source], relevance) <= bound, (method, source)
+    return answerer()
 
 
 # -- rows ------------------------------------------------------------------------------------------------------
@@ -208,6 +177,34 @@ def test_masks_are_otsus(detr: DetrAdapter, upsample: str) -> None:
     assert replace(found, image=photo(100, 120)).masks()["gae"].shape == (1, 100, 120)
 
 
+def test_masks_by_another_strategy(detr: DetrAdapter, tmp_path: Path) -> None:
+    found = hetexp.explain(detr, {"pixel_values": picture(64, 80)}, METHODS, Logit(0, 1))
+    third = masks.get_strategy("quantile", {"share": 0.3})
+    want = {
+        method: masks.to_image(masks.binarise(streams["image"], third), (64, 80), (64, 80))
+        for method, streams in found.items()
+    }
+    for method, got in found.masks(strategy=third).items():
+        assert torch.equal(got, want[method])
+        assert not torch.equal(got, found.masks(strategy="quantile")[method]), "the strategy with its own share"
+        assert not torch.equal(got, found.masks()[method])
+    found.save(tmp_path / "saved", [1.0], tie="foreground", strategy=third)
+    info = json.loads((tmp_path / "saved" / "info.json").read_text())
+    assert (info["strategy"], info["tie"]) == ("quantile(share=0.3)", "foreground")
+    stored = MaskFile(tmp_path / "saved" / "masks.json")
+    for method, got in found.masks(tie="foreground", strategy=third).items():
+        assert np.array_equal(stored[f"{method}@1"].astype(bool), got.numpy())
+        assert not torch.equal(got, want[method]), "the token at the threshold belongs to it"
+    assert Explanation.load(tmp_path / "saved").details == found.details
+    for call in (found.masks, lambda **options: found.save(tmp_path / "other", [1.0], **options)):
+        with pytest.raises(InputError, match="best_f reads the masks of the objects"):
+            call(strategy="best_f")
+        with pytest.raises(ConfigError, match="unknown threshold strategy 'nope'"):
+            call(strategy="nope")
+    with pytest.raises(InputError, match=r"scale 0\.3 has no meaning"):
+        found.masks(0.3, strategy=third)
+
+
 def test_a_single_padded_input_is_masked_without_its_padding(detr: DetrAdapter) -> None:
     pixels, mask = torch.zeros(1, 3, 96, 96, dtype=torch.float64), torch.zeros(1, 96, 96)
     pixels[:, :, :64, :80], mask[:, :64, :80] = picture(64, 80), 1
@@ -228,135 +225,6 @@ def test_maps_that_are_not_finite_give_empty_masks(detr: DetrAdapter) -> None:
     assert not bool(first.any())
     assert bool(second.any())
     assert finite_maps(found["gae"]["image"])[1] == 1
-
-
-# -- files -----------------------------------------------------------------------------------------------------
-
-
-def read_back(found: Explanation, folder: Path, scales: tuple[float, ...] = ()) -> Explanation:
-    assert found.save(folder, scales) == folder
-    assert sorted(p.name for p in folder.parent.iterdir()) == [folder.name]
-    return Explanation.load(folder)
-
-
-@pytest.mark.parametrize("with_image", [False, True])
-def test_detections_saved_and_loaded(detr: DetrAdapter, tmp_path: Path, with_image: bool) -> None:
-    image = photo(100, 120) if with_image else None
-    targets: list[AnyTarget] = [Logit(0, 1), BoxSide("left", 4)]
-    found = hetexp.explain(detr, {"pixel_values": picture(64, 80)}, METHODS, targets, image=image)
-    got = read_back(found, tmp_path / "saved", (1.0, 0.3))
-    same(got, {m: {s: x.float() for s, x in streams.items()} for m, streams in found.items()}, 0)
-    assert got.rows == found.rows
-    assert got.kind == found.kind
-    assert got.provenance == found.provenance
-    assert got.grids == found.grids
-    assert got.extents == found.extents
-    assert got.details == found.details
-    if image is None:
-        assert got.image is None
-    else:
-        assert got.image is not None
-        assert np.array_equal(np.asarray(got.image), np.asarray(image))
-    stored = MaskFile(tmp_path / "saved" / "masks.json")
-    assert set(stored) == {f"{m}@{s}" for m in METHODS for s in ("1", "0.3")}
-    for scale in (1.0, 0.3):
-        for method, want in found.masks(scale).items():
-            assert np.array_equal(stored[f"{method}@{scale:g}"].astype(bool), want.numpy()), method
-            assert torch.equal(got.masks(scale)[method], want), method
-    again = read_back(got, tmp_path / "saved")  # takes the other's place
-    assert not (tmp_path / "saved" / "masks.json").exists()
-    assert again.rows == found.rows
-
-
-@pytest.mark.parametrize("with_image", [False, True])
-def test_answers_saved_and_loaded(lxmert: LxmertAdapter, tmp_path: Path, with_image: bool) -> None:
-    """Several targets of one answer keep apart, whatever they are called."""
-    inputs = question(6, 5)
-    targets: list[AnyTarget] = [Logit(), Logit(2), Logit(3), Ratio(0, 1), Logit(3)]
-    found = replace(
-        hetexp.explain(lxmert, inputs, METHODS, targets, image=photo(100, 120) if with_image else None),
-        question="is it red?",
-        words=["[CLS]", "is", "it", "red", "?", "[SEP]"],
-        regions=inputs["visual_pos"][0].float(),
-        answers=[{"answer": "yes", "logit": 1.5, "probability": 0.7}],
-        details={"part": "questions"},
-    )
-    got = read_back(found, tmp_path / "saved")
-    same(got, {m: {s: x.float() for s, x in streams.items()} for m, streams in found.items()}, 0)
-    assert got.rows == found.rows
-    for name in ("kind", "provenance", "grids", "extents", "question", "words", "answers", "details"):
-        assert getattr(got, name) == getattr(found, name), name
-    assert got.regions is not None
-    assert torch.allclose(got.regions, inputs["visual_pos"][0].float(), atol=1e-6)
-    assert (got.image is not None) == with_image
-
-
-def test_names_of_rows_are_used_where_they_tell_them_apart(lxmert: LxmertAdapter) -> None:
-    found = hetexp.explain(lxmert, question(6, 5), "gae", [Logit(0), Difference(0, 1)])
-    found.rows[1] = replace(found.rows[1], name="difference")
-    assert set(found.stored().relevance) == {f"{k}/{s}" for k in ("gae", "gae:difference") for s in ("text", "image")}
-
-
-def test_nothing_known_but_relevance(lxmert: LxmertAdapter, tmp_path: Path) -> None:
-    got = read_back(hetexp.explain(lxmert, question(6, 5), "gae"), tmp_path / "saved")
-    assert (got.image, got.question, got.words, got.regions, got.answers) == (None, None, None, None, None)
-
-
-def test_no_detection_saved_and_loaded(detr: DetrAdapter, tmp_path: Path) -> None:
-    found = hetexp.explain(detr, {"pixel_values": picture(64, 80)}, METHODS, [])
-    got = read_back(found, tmp_path / "saved", (1.0,))
-    assert got.rows == []
-    assert got["gae"]["image"].shape == (0, 4, 5)
-
-
-def test_a_failed_save_leaves_what_was_there(
-    detr: DetrAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = hetexp.explain(detr, {"pixel_values": picture(64, 80)}, "gae", Logit(0, 1))
-    found.save(tmp_path / "saved")
-
-    def full(*args: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr("hetexp.explanation_files.save_file", full)
-    with pytest.raises(DataError, match=r"cannot write .*saved \(no space left on device\): free some space"):
-        found.save(tmp_path / "saved")
-    assert [p.name for p in tmp_path.iterdir()] == ["saved"]
-    same(Explanation.load(tmp_path / "saved"), {"gae": {"image": found["gae"]["image"].float()}}, 0)
-
-
-def test_damaged_folders_are_refused(lxmert: LxmertAdapter, tmp_path: Path) -> None:
-    folder = tmp_path / "saved"
-    found = replace(hetexp.explain(lxmert, question(6, 5), METHODS), image=photo(20, 30), regions=torch.rand(5, 4))
-
-    def refused() -> None:
-        with pytest.raises(DataError, match=r"holds no explanation, or a damaged one .*: save it again"):
-            Explanation.load(folder)
-
-    refused()
-    for name in ("info.json", "relevance.safetensors", "image.png"):
-        found.save(folder)
-        content = (folder / name).read_bytes()
-        for damaged in (content[: len(content) // 2], b"\xff" * 64, b"", b"[1]"):
-            (folder / name).write_bytes(damaged)
-            refused()
-    for name in ("info.json", "relevance.safetensors"):
-        found.save(folder)
-        (folder / name).unlink()
-        refused()
-    found.save(folder)
-    info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
-    for key in ("kind", "methods", "rows", "provenance"):
-        (folder / "info.json").write_text(json.dumps({k: v for k, v in info.items() if k != key}), encoding="utf-8")
-        refused()
-    changes: list[dict[str, Any]] = [{"boxes": [[1, 2, 3]]}, {"boxes": "left"}, {"rows": 3}, {"rows": [{}]}]
-    for change in (*changes, {"methods": ["lime"]}, {"methods": []}):
-        (folder / "info.json").write_text(json.dumps(info | change), encoding="utf-8")
-        refused()
-    found.save(folder)
-    stored = load_file(folder / "relevance.safetensors")
-    save_file({k: v for k, v in stored.items() if k != "gae/text"}, folder / "relevance.safetensors")
-    refused()
 
 
 # -- on screen -------------------------------------------------------------------------------------------------

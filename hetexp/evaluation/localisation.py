@@ -15,7 +15,6 @@ from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from hetexp.errors import InputError
 
@@ -143,6 +142,8 @@ def word_rank(relevance: Floats, deciding: Collection[int]) -> float | None:
     words = relevance[1:-1]
     if not deciding or len(words) < 2:
         return None
+    from scipy.stats import rankdata  # half a second to load, which most runs need not wait for
+
     ranks = rankdata(-words) - 1
     return float(np.mean([ranks[i - 1] for i in deciding]) / (len(words) - 1))
 

@@ -1,4 +1,4 @@
-"""Relevance maps to segmentation masks: 8-bit Otsu, upsampling to the image, COCO run-length encoding.
+"""Relevance maps to segmentation masks: 8-bit thresholds, upsampling to the image, COCO run-length encoding.
 
 Binarisation happens on the token grid; the masks then travel to the pixels of the network input and on to those of
 the original image. Shapes: k maps, token grid [h, w], original image [H, W]. Sizes are always (height, width).
@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from pycocotools import mask as rle
 from torch import Tensor
 
 from hetexp.errors import InputError
+from hetexp.evaluation.thresholds.otsu import OTSU
+from hetexp.evaluation.thresholds.strategy import GreyMaps, Strategy
 from hetexp.evaluation.upsampling import Tie, Upsampling
 
 # GAE's code asks for sigmoid(255 x) > 0.5 in float32, which takes any weight but the rounding noise of a corner.
@@ -71,80 +72,12 @@ def finite_maps(relevance: Tensor) -> tuple[Tensor, int]:
     return torch.where(finite[:, None, None], relevance, 0), int((~finite).sum())
 
 
-def otsu_thresholds(u8: Tensor) -> Tensor:
-    """Threshold of each 8-bit map (Otsu 1979, doi:10.1109/TSMC.1979.4310076).
-
-    The first grey level with the largest between-class variance. The running means are updated level by level, and
-    only in this order do ties between neighbouring levels (empty histogram bins) fall as they do in OpenCV, which
-    GAE's code calls; the direct formula differs on about one small map in 40,000.
-
-    Args:
-        u8: uint8 [k, h, w].
-
-    Returns:
-        float64 [k]; 0 for a constant map.
-
-    Raises:
-        InputError: on another type or shape.
-    """
-    return otsu_thresholds_of([u8])[0]
-
-
-def otsu_thresholds_of(groups: Sequence[Tensor]) -> list[Tensor]:
-    """`otsu_thresholds` of several groups of maps, each of its own grid, in one pass over the grey levels.
-
-    Args:
-        groups: uint8 [k, h, w] each.
-
-    Returns:
-        float64 [k] per group.
-
-    Raises:
-        InputError: on another type or shape.
-    """
-    for u8 in groups:
-        if u8.dtype != torch.uint8 or u8.ndim != 3:
-            raise InputError(f"maps must be uint8 [k, h, w], got {u8.dtype} {list(u8.shape)}: call to_uint8 first")
-    if not groups:
-        return []
-    counts = np.concatenate([_histograms(u8.cpu().numpy()) for u8 in groups])
-    share = np.concatenate([np.full(len(u8), 1.0 / (u8.shape[1] * u8.shape[2])) for u8 in groups])
-    found = torch.from_numpy(_best_levels(counts, share)).split([len(u8) for u8 in groups])
-    return [thresholds.to(u8.device) for thresholds, u8 in zip(found, groups, strict=True)]
-
-
-def _best_levels(counts: NDArray[np.float64], share: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Otsu's level of each histogram [k, 256]; `share` [k] is what one pixel counts."""
-    mean = (counts * np.arange(256.0)).sum(axis=1) * share
-    k = len(counts)
-    below, mean_below = np.zeros(k), np.zeros(k)  # weight and mean of the pixels at or below the level
-    best, threshold = np.zeros(k), np.zeros(k)
-    tiny = float(np.finfo(np.float32).eps)
-    for level in range(256):
-        p = counts[:, level] * share
-        moment = mean_below * below
-        below = below + p
-        above = 1.0 - below
-        split = (np.minimum(below, above) >= tiny) & (np.maximum(below, above) <= 1.0 - tiny)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            mean_below = np.where(split, (moment + level * p) / below, moment)
-            gap = mean_below - (mean - below * mean_below) / above
-            variance = np.where(split, below * above * gap * gap, 0.0)
-        better = variance > best
-        best = np.where(better, variance, best)
-        threshold = np.where(better, level, threshold)
-    return threshold
-
-
-def otsu(
-    relevance: Tensor, scale: float = 1.0, thresholds: Tensor | None = None, tie: Tie | str = Tie.background
-) -> Tensor:
+def otsu(relevance: Tensor, scale: float = 1.0, tie: Tie | str = Tie.background) -> Tensor:
     """Foreground of each map: 8-bit value > scale * Otsu threshold.
 
     Args:
         relevance: [k, h, w].
         scale: 1.0 is Otsu's own threshold.
-        thresholds: [k], these maps' own from `otsu_thresholds`, where they are known already.
         tie: what a token exactly at the threshold is. Otsu's threshold is a grey level that occurs, so there are such.
 
     Returns:
@@ -153,18 +86,46 @@ def otsu(
     Raises:
         InputError: on NaN or infinity, on a scale that is not positive, and on an unknown tie.
     """
+    return binarise(relevance, OTSU, scale, tie=tie)
+
+
+def binarise(
+    relevance: Tensor,
+    strategy: Strategy = OTSU,
+    scale: float = 1.0,
+    thresholds: Tensor | None = None,
+    tie: Tie | str = Tie.background,
+) -> Tensor:
+    """Foreground of each map: 8-bit value > scale * threshold.
+
+    Args:
+        relevance: [k, h, w].
+        strategy: what gives each map its threshold, see `hetexp.evaluation.thresholds.registry.get_strategy`.
+        scale: multiple of the threshold.
+        thresholds: [k], these maps' own from the strategy, where they are known already.
+        tie: what a token exactly at the threshold is.
+
+    Returns:
+        bool [k, h, w]; a constant map gives an empty mask.
+
+    Raises:
+        InputError: on NaN or infinity, on a scale that is not positive or that the strategy has no use for, on a
+            strategy that needs the ground truth, and on an unknown tie.
+    """
+    strategy.check_scale(scale)
     u8 = to_uint8(relevance)
-    return foreground(u8, otsu_thresholds(u8) if thresholds is None else thresholds, [scale], tie)[0]
+    levels = strategy.thresholds([GreyMaps(u8)])[0] if thresholds is None else thresholds
+    return foreground(u8, levels, [scale], tie)[0]
 
 
 def foreground(u8: Tensor, thresholds: Tensor, scales: Sequence[float], tie: Tie | str = Tie.background) -> Tensor:
-    """`otsu` of 8-bit maps at several scales, whose masks lie within each other.
+    """`binarise` of 8-bit maps at several scales, whose masks lie within each other.
 
     Args:
         u8: uint8 [k, h, w].
         thresholds: of the maps, float64 [k].
         scales: multiples of the thresholds [S].
-        tie: see `otsu`.
+        tie: see `binarise`.
 
     Returns:
         bool [S, k, h, w].
@@ -174,11 +135,28 @@ def foreground(u8: Tensor, thresholds: Tensor, scales: Sequence[float], tie: Tie
     """
     for scale in scales:
         if not (math.isfinite(scale) and scale > 0):
-            raise InputError(f"threshold scale must be a finite number > 0, got {scale}: 1.0 is Otsu's own threshold")
+            raise InputError(f"threshold scale must be a finite number > 0, got {scale}: 1.0 is the threshold itself")
+    multiples = torch.tensor(list(scales), dtype=torch.float64, device=thresholds.device)
+    return above(u8, multiples[:, None] * thresholds, tie)
+
+
+def above(u8: Tensor, levels: Tensor, tie: Tie | str = Tie.background) -> Tensor:
+    """Which tokens of 8-bit maps lie above grey levels.
+
+    Args:
+        u8: uint8 [k, h, w].
+        levels: one for each map, several times over, float64 [S, k]; [S, 1] are the same for all maps.
+        tie: see `binarise`.
+
+    Returns:
+        bool [S, k, h, w].
+
+    Raises:
+        InputError: on an unknown tie.
+    """
     if tie not in set(Tie):
         raise InputError(f"unknown tie '{tie}'. Available: {', '.join(Tie)}")
-    multiples = torch.tensor(list(scales), dtype=torch.float64, device=thresholds.device)
-    values, least = u8.double(), (multiples[:, None] * thresholds)[:, :, None, None]
+    values, least = u8.double(), levels[:, :, None, None]
     return values > least if tie == Tie.background else (values >= least) & (values > 0)
 
 
@@ -210,33 +188,36 @@ def segment(
     upsample: Upsampling | str = Upsampling.reference,
     thresholds: Tensor | None = None,
     tie: Tie | str = Tie.background,
+    strategy: Strategy = OTSU,
 ) -> Tensor:
     """Relevance to masks of the original image.
 
     Args:
         relevance: [k, h, w].
-        scale: of Otsu's threshold, see `otsu`.
+        scale: of the threshold, see `binarise`.
         input_size: of the network input without padding, (height, width).
         image_size: of the original image, (height, width).
         upsample: a member of `Upsampling`, or its name.
-        thresholds: see `otsu`; they do not apply to `bilinear_relevance`, whose maps are thresholded when upsampled.
-        tie: see `otsu`.
+        thresholds: see `binarise`; they do not apply to `bilinear_relevance`, which thresholds maps when upsampled.
+        tie: likewise.
+        strategy: likewise.
 
     Returns:
         bool [k, H, W].
 
     Raises:
-        InputError: on an unknown upsampling, and as `otsu` and `to_image` do.
+        InputError: on an unknown upsampling, and as `binarise` and `to_image` do.
     """
     if upsample not in set(Upsampling):
         raise InputError(f"unknown upsample '{upsample}'. Available: {', '.join(Upsampling)}")
     if upsample != Upsampling.bilinear_relevance:
         mode, level = _MASK_UPSAMPLING[Upsampling(upsample)]
-        return _through_input(otsu(relevance, scale, thresholds, tie), input_size, image_size, mode, level)
-    otsu(relevance, scale)  # refuses a bad scale or map, the map by its number among all
+        masks = binarise(relevance, strategy, scale, thresholds, tie)
+        return _through_input(masks, input_size, image_size, mode, level)
+    binarise(relevance, strategy, scale)  # refuses a bad scale or map, the map by its number among all
     _check_sizes(input_size, image_size)
     parts = [
-        _resize(otsu(_resize(part, input_size, "bilinear"), scale, tie=tie).float(), image_size)
+        _resize(binarise(_resize(part, input_size, "bilinear"), strategy, scale, tie=tie).float(), image_size)
         for part in relevance.detach().float().split(_CHUNK)
     ]
     return torch.cat(parts) > 0.5
@@ -260,12 +241,6 @@ def encode(masks: Tensor) -> list[dict[str, Any]]:
         return []
     columns = np.asfortranarray(masks.cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
     return [{"size": list(code["size"]), "counts": code["counts"].decode("ascii")} for code in rle.encode(columns)]
-
-
-def _histograms(u8: NDArray[np.uint8]) -> NDArray[np.float64]:
-    k = len(u8)
-    flat = u8.astype(np.int64) + 256 * np.arange(k)[:, None, None]
-    return np.bincount(flat.ravel(), minlength=256 * k).reshape(k, 256).astype(np.float64)
 
 
 def _through_input(

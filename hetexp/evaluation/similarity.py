@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from hetexp.errors import InputError
 
@@ -24,6 +23,8 @@ def rank_correlation(one: Floats, other: Floats) -> float:
     Raises:
         InputError: on maps of different shapes.
     """
+    from scipy.stats import rankdata  # half a second to load, which most runs need not wait for
+
     _check(one, other)
     a, b = (rankdata(x) - (x.size + 1) / 2 for x in (one, other))
     size = np.sqrt((a @ a) * (b @ b))

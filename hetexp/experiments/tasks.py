@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hetexp.data.download.retrieve import download_dataset
 from hetexp.data.download.sources import DOWNLOADS
 from hetexp.data.registry import get_dataset
 from hetexp.errors import ConfigError, DataError
+from hetexp.evaluation.thresholds.otsu import OTSU
 from hetexp.experiments.engine.choices import evaluate_choices
 from hetexp.experiments.engine.results import show, tidy, write_results, write_run
 from hetexp.experiments.engine.samples import open_image, shown_methods, write_explanations
@@ -28,6 +30,7 @@ from hetexp.experiments.engine.shards import merged_session, write_manifest
 from hetexp.experiments.engine.tracking import log_run
 from hetexp.experiments.own_inputs import explain_inputs
 from hetexp.explanation import Explanation
+from hetexp.explanation_files import MaskSettings
 from hetexp.reporting.figures.explanation import draw_explanation
 from hetexp.reporting.figures.style import save
 from hetexp.reporting.samples import StoredExplanation
@@ -66,6 +69,7 @@ def experiment_of(session: Session) -> Any:
 def evaluate(session: Session) -> None:
     """Run the model's experiment and write `results.csv`, `results.md`, `run.json`."""
     start = time.perf_counter()
+    _check_masks(session)
     try:
         results = experiment_of(session).run(session)
     except KeyboardInterrupt as stop:
@@ -91,6 +95,7 @@ def evaluate(session: Session) -> None:
 def make_samples(session: Session) -> None:
     """Explain a handful of items and write `<outputs>/samples/<kind>`, one folder per item."""
     start = time.perf_counter()
+    _check_masks(session)
     found: dict[str, Explanation] = experiment_of(session).samples(session)
     if not found:
         raise DataError("no item has anything to explain: check the data, or lower model.score_threshold")
@@ -104,8 +109,8 @@ def make_samples(session: Session) -> None:
         "run": str(session.folder),
         "shown": list(shown_methods(session)),
     }
-    scales = sorted({*FIGURE_SCALES, *session.scales}, reverse=True)
-    write_explanations(folder, found, about, scales, cfg.threshold.upsample)
+    shown = FIGURE_SCALES if session.strategy.rule.scalable else ()
+    write_explanations(folder, found, about, _masks(session, sorted({*shown, *session.scales}, reverse=True)))
     session.facts["seconds"] = round(time.perf_counter() - start, 2)
     write_run(session.folder, session.facts)
     log.info("%d samples are in %s", len(found), folder)
@@ -114,12 +119,13 @@ def make_samples(session: Session) -> None:
 def explain_own(session: Session) -> None:
     """Explain an input of one's own, and save picture, maps and numbers."""
     cfg = session.cfg
+    _check_masks(session)
     explained = explain_inputs(session) if session.kind in READERS else _explain_image(session)
     about = {"model": session.adapter.name, "checkpoint": session.checkpoint, "data": "own input"}
     folder = session.folder / "explanation"
     asked = [spec.name for spec in session.methods if spec.name in explained]
     by_level = explained.plot_levels((asked or list(explained))[0]) if cfg.levels else None
-    write_explanations(folder, {"input": explained}, about, session.scales, cfg.threshold.upsample)
+    write_explanations(folder, {"input": explained}, about, _masks(session, session.scales))
     stored = StoredExplanation.read(folder / "input")
     paths = save(draw_explanation(stored), folder)
     if stored.info.get("token_texts"):
@@ -129,6 +135,25 @@ def explain_own(session: Session) -> None:
     write_run(session.folder, session.facts)
     _show_explanation(stored.info)
     log.info("heat maps: %s; numbers: %s", ", ".join(map(str, paths)), folder / "input" / "info.json")
+
+
+def _masks(session: Session, scales: Sequence[float]) -> MaskSettings:
+    """The masks of explanations as the configuration asks for them."""
+    given = session.cfg.threshold
+    return MaskSettings(scales, given.upsample, given.tie, session.strategy)
+
+
+def _check_masks(session: Session) -> None:
+    """Refuse a strategy for a model of which no masks are made.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if session.kind != "detection" and session.strategy != OTSU:
+        raise ConfigError(
+            f"threshold.strategy={session.strategy.name} binarises maps of detectors, and no masks are made of "
+            f"{session.adapter.name}: leave it out"
+        )
 
 
 def _explain_image(session: Session) -> Explanation:

@@ -15,7 +15,7 @@ import pandas as pd
 from hetexp.paths import files_named
 from hetexp.reporting.commands import MissingInput, experiment_command
 from hetexp.reporting.names import in_order
-from hetexp.reporting.runs import SEARCHED, read_run
+from hetexp.reporting.runs import SEARCHED, other_strategies, read_run
 
 EXPERIMENT = "leaderboard"
 EXPERIMENTS = (EXPERIMENT, "leaderboard_passes")
@@ -74,7 +74,8 @@ class Board:
     """Everything the leaderboard shows.
 
     Attributes:
-        values: tidy: model, items ("all" or their number), method, metric, value, ci_low, ci_high, n, scale.
+        values: tidy: model, items ("all" or their number), method, metric, value, ci_low, ci_high, n, scale, folder of
+            the run.
         costs: model, items, method, and what costs.csv says.
         about: model -> checkpoint and data.
     """
@@ -124,11 +125,12 @@ def read_board(outputs: Path) -> Board:
     for path in sorted(paths, key=lambda p: (p.stat().st_mtime_ns, str(p))):
         run = read_run(path)
         experiments = set(run.frame["experiment"].fillna(""))
-        if not experiments <= {*EXPERIMENTS, ""}:
+        if not experiments <= {*EXPERIMENTS, ""} or other_strategies(run.frame):  # its columns say Otsu
             continue
         limit = run.config.get("limit")
         frame = run.frame.assign(
             experiment=run.frame["experiment"].fillna(""),
+            folder=str(path.parent),
             items="all" if limit is None else f"first {limit}",
             n_items=float("inf") if limit is None else float(limit),
         )
@@ -167,7 +169,7 @@ def _measures(frame: pd.DataFrame) -> pd.DataFrame:
         if column.scale is not None:
             rows = rows[(rows["threshold"] - column.scale).abs() < 1e-9]
         parts.append(rows.assign(metric=column.key, scale=rows["threshold"]))
-    return pd.concat(parts, ignore_index=True)[[*about, "metric", "value", "ci_low", "ci_high", "n", "scale"]]
+    return pd.concat(parts, ignore_index=True)[[*about, "metric", "value", "ci_low", "ci_high", "n", "scale", "folder"]]
 
 
 def frontier(quality: pd.Series, cost: pd.Series, margin: float = 1.0) -> list[str]:

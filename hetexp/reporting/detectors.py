@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from hetexp.errors import DataError
+from hetexp.evaluation.bootstrap import Estimate
 from hetexp.files import atomic_write
 from hetexp.reporting import latex
 from hetexp.reporting.commands import experiment_command
+from hetexp.reporting.evidence.best import NOTE, decided_best, items_of
 from hetexp.reporting.names import in_order, method_name, model_name
 from hetexp.reporting.runs import Run
 
@@ -151,6 +155,49 @@ def to_markdown(run: Run) -> str:
     return "\n\n".join([*parts, f"Made by `{experiment_command(EXPERIMENT)}`."]) + "\n"
 
 
+def best_methods(run: Run, found: Comparison, detector: str) -> dict[str, str]:
+    """Heading of a column, as the tables have it -> the method of a detector that is decidedly the best there."""
+    items = items_of(Run(run.folder, run.frame[run.frame["model"] == detector]))
+    if items is None:
+        return {}
+    columns: dict[str, tuple[dict[str, float | None], Callable[[str], Estimate]]] = {}
+    for scale in SCALES:
+        values: dict[str, float | None] = {str(m): v for m, v in found.by_scale[detector].loc[scale].items()}
+        columns[f"{scale:g}"] = values, partial(items.estimate, panel="segm", metric="AP", threshold=scale)
+    for metric, heading in MEASURES.items():
+        known = {m: v for (d, m, name), (v, _, _) in found.measures.items() if (d, name) == (detector, metric)}
+        columns[heading] = dict(known), partial(items.estimate, panel="ground_truth", metric=metric)
+    decided = {heading: decided_best(values, estimate) for heading, (values, estimate) in columns.items()}
+    return {f"{model_name(detector)}, {heading}": best for heading, best in decided.items() if best is not None}
+
+
+def to_latex(run: Run) -> str:
+    """One table, a section per detector."""
+    found = compare_detectors(run)
+    whole = table_frame(found).join(measures_frame(found))
+    parts, sections, bold = [], {}, set()
+    row = 0
+    for detector, table in found.by_scale.items():
+        prefix = f"{model_name(detector)}, "
+        order = in_order(set(table.columns))
+        columns = [name for name in whole.columns if name.startswith(prefix)]
+        part = whole.loc[[method_name(m) for m in order], columns]
+        for name, method in best_methods(run, found, detector).items():
+            bold.add((row + order.index(method), list(part.columns).index(name)))
+        sections[row] = model_name(detector)
+        row += len(order)
+        parts.append(part.rename(columns=lambda name, prefix=prefix: _heading(name.removeprefix(prefix))))
+    frame = pd.concat(parts).fillna("n/a")
+    return latex.table(frame, f"{caption(found)} {NOTE}", EXPERIMENT, sections=sections, bold=bold)
+
+
+def _heading(name: str) -> str:
+    """A column's heading without its detector: those of AP are a scale, or "best"."""
+    if name == "best":
+        return "AP, best (scale)"
+    return f"AP, {name} × Otsu" if name.replace(".", "").isdigit() else name
+
+
 def write_table(run: Run, to: Path) -> tuple[list[Path], str]:
     """Write `detectors.csv`, `.md` and `.tex`; returns them and the Markdown."""
     found, text = compare_detectors(run), to_markdown(run)
@@ -158,6 +205,6 @@ def write_table(run: Run, to: Path) -> tuple[list[Path], str]:
     paths = [
         atomic_write(to / "detectors.csv", frame.to_csv(lineterminator="\n")),
         atomic_write(to / "detectors.md", text),
-        atomic_write(to / "detectors.tex", latex.table(frame, caption(found), EXPERIMENT)),
+        atomic_write(to / "detectors.tex", to_latex(run)),
     ]
     return paths, text

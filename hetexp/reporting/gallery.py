@@ -16,6 +16,8 @@ from hetexp.reporting.figures.style import DIVERGING, SEQUENTIAL
 from hetexp.reporting.names import in_order, is_signed, method_name
 from hetexp.reporting.samples import SampleSet, StoredExplanation
 
+ACCEPTED = 0.5  # the annotators' score from which on an answer counts as correct
+
 # What the paper's figures of questions show, by the keys of relevance.
 FIGURE_NAMES = {
     "homologous": "Homologous parts, abs (Figure 7)",
@@ -27,8 +29,8 @@ FIGURE_NAMES = {
 def payload(found: Mapping[str, SampleSet]) -> dict[str, Any]:
     """Everything the page's script reads."""
     shown = {
-        "detection": [_detections(s) for s in found["detection"].samples if s.levels] if "detection" in found else [],
-        "vqa": [_question(s) for s in found["vqa"].samples] if "vqa" in found else [],
+        "detection": [_detections(s) for s in _all(found, "detection") if s.levels],
+        "vqa": [_question(s, number) for number, s in enumerate(_all(found, "vqa"))],
     }
     keys = {kind: dict.fromkeys(key for item in items for key in item["maps"]) for kind, items in shown.items()}
     labels = {
@@ -36,6 +38,10 @@ def payload(found: Mapping[str, SampleSet]) -> dict[str, Any]:
         "vqa": {key: _label(key) for key in keys["vqa"]},
     }
     return {"sequential": _colours(SEQUENTIAL), "diverging": _colours(DIVERGING), "labels": labels, **shown}
+
+
+def _all(found: Mapping[str, SampleSet], kind: str) -> list[StoredExplanation]:
+    return [*found[kind].samples, *found[kind].further] if kind in found else []
 
 
 def _label(key: str) -> str:
@@ -67,17 +73,26 @@ def _image(image: np.ndarray) -> str:
 
 
 def _detections(sample: StoredExplanation) -> dict[str, Any]:
-    labels = ", ".join(dict.fromkeys(d["label"] for d in sample.info["detections"]))
     methods = in_order(sample.levels)
     grid = next(iter(sample.levels.values())).shape[1:]
+    count = len(sample.info["detections"])
+    known = sample.info.get("objects") or [{}] * count  # samples of data that is not annotated, or made before
+    objects = sample.objects if "objects" in sample.info else [None] * count
     return {
-        "title": f"{sample.info['item']}: {labels}",
+        "id": str(sample.info["item"]),
         "image": _image(sample.ground),
         "grid": list(grid),
         "input": sample.info["input_size"],
         "detections": [
-            {"label": d["label"], "score": round(d["score"], 4), "box": [round(v, 1) for v in d["box"]]}
-            for d in sample.info["detections"]
+            {
+                "label": d["label"],
+                "score": round(d["score"], 4),
+                "box": [round(v, 1) for v in d["box"]],
+                "correct": said.get("correct"),
+                "size": said.get("size"),
+                "object": None if thing is None else run_lengths(thing.mask),
+            }
+            for d, said, thing in zip(sample.info["detections"], known, objects, strict=True)
         ],
         "maps": {
             m: {"levels": [_base64(level.tobytes()) for level in sample.levels[m]], "otsu": sample.info["otsu"][m]}
@@ -86,15 +101,27 @@ def _detections(sample: StoredExplanation) -> dict[str, Any]:
     }
 
 
-def _question(sample: StoredExplanation) -> dict[str, Any]:
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """Run lengths of a mask bool [H, W]: column by column, pixels outside and inside in turn, outside first."""
+    pixels = mask.ravel(order="F")
+    ends = np.flatnonzero(np.diff(pixels)) + 1
+    lengths: list[int] = np.diff([0, *ends, pixels.size]).tolist()
+    return [0, *lengths] if pixels[0] else lengths
+
+
+def _question(sample: StoredExplanation, number: int) -> dict[str, Any]:
     keys = sample.methods
     keys += [f"{m}:{t}" for m in sample.methods if is_signed(m) for t in sample.further_targets(m)]
     shown = [key for key in keys if _finite(sample, key)]
-    answers = ", ".join(f"{a['answer']} {a['probability']:.2f}" for a in sample.info["answers"][:3])
+    best = sample.info["answers"][0]["answer"]
+    accepted = sample.info.get("accepted")
     return {
-        "title": f"{sample.info['question']} ({sample.info['item']})",
+        "id": f"{sample.info['item']}-{number}",
+        "item": str(sample.info["item"]),
         "question": sample.info["question"],
-        "answers": answers,
+        "answer": best,
+        "answers": ", ".join(f"{a['answer']} {a['probability']:.2f}" for a in sample.info["answers"][:3]),
+        "correct": None if accepted is None else accepted.get(best, 0.0) >= ACCEPTED,
         "image": _image(sample.ground),
         "boxes": [[round(v, 1) for v in box] for box in sample.regions.tolist()],
         "tokens": sample.tokens,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -12,8 +13,9 @@ from hetexp.errors import DataError
 from hetexp.files import atomic_write
 from hetexp.reporting import latex
 from hetexp.reporting.commands import experiment_command
+from hetexp.reporting.evidence.best import NOTE, decided_best, items_of
 from hetexp.reporting.evidence.decide import with_interval
-from hetexp.reporting.names import in_order, method_name
+from hetexp.reporting.names import first_control, in_order, method_name
 from hetexp.reporting.runs import Run
 
 
@@ -152,8 +154,21 @@ def to_markdown(table: MeasureTable, run: Run) -> str:
 
 
 def to_latex(table: MeasureTable, run: Run) -> str:
-    """The whole table."""
-    return latex.table(table.whole(run), table.caption(run).partition(": ")[2], table.experiment)
+    """The whole table: best methods in bold, controls below a rule."""
+    frame, items = table.frame(run), items_of(run)
+    frame = frame[frame["panel"] == table.panel]
+    order = in_order(set(frame["method"]))
+    bold = set()
+    whole = table.whole(run)
+    for column, (metric, heading) in enumerate((m, h) for m, h in table.measures.items() if h in whole.columns):
+        values = frame[frame["metric"] == metric].set_index("method")["value"].to_dict()
+        if items is not None:
+            estimate = partial(items.estimate, panel=table.panel, metric=metric)
+            best = decided_best(values, estimate, smaller=heading.endswith("↓"))
+            bold |= {(order.index(best), column)} if best else set()
+    about = table.caption(run).partition(": ")[2]
+    text = f"{about[:1].upper()}{about[1:]} {NOTE}"
+    return latex.table(whole, text, table.experiment, bold=bold, rules=first_control(order))
 
 
 def write_table(table: MeasureTable, run: Run, folder: Path) -> tuple[list[Path], str]:

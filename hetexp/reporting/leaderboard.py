@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
 
+from hetexp.evaluation.bootstrap import Estimate
 from hetexp.files import atomic_write
-from hetexp.reporting.board import BEST, EXPERIMENT, NO_COSTS, Board, read_board
+from hetexp.reporting.board import BEST, EXPERIMENT, NO_COSTS, Board, Column, read_board
 from hetexp.reporting.commands import experiment_command
+from hetexp.reporting.evidence.best import NOTE, decided_best
 from hetexp.reporting.evidence.decide import with_interval
+from hetexp.reporting.evidence.ledger import read_ledger
+from hetexp.reporting.evidence.measurements import ITEMS, Measurements
 from hetexp.reporting.latex import table
-from hetexp.reporting.names import in_order, is_control, method_name, model_name
+from hetexp.reporting.names import first_control, in_order, is_control, method_name, model_name
+from hetexp.reporting.runs import read_run
 
 
 def shown(board: Board, model: str, items: str) -> pd.DataFrame:
@@ -118,20 +124,49 @@ def to_markdown(board: Board) -> str:
     return "\n\n".join([*parts, f"Made by `{experiment_command(EXPERIMENT)}`."]) + "\n"
 
 
+def best_cells(board: Board, model: str, items: str) -> set[tuple[int, int]]:
+    """Rows and columns of `shown` whose method is decidedly the best of its column."""
+    part = board.values[(board.values["model"] == model) & (board.values["items"] == items)]
+    order = in_order(set(part["method"]))
+    found = set()
+    for place, column in enumerate(board.columns(model)):
+        rows = part[part["metric"] == column.key].drop_duplicates("method", keep="last").set_index("method")
+        if not all((Path(folder) / ITEMS).is_dir() for folder in rows["folder"]):
+            continue
+
+        def estimate(method: str, column: Column = column, rows: pd.DataFrame = rows) -> Estimate:
+            row = rows.loc[method]
+            run = _measurements(Path(row["folder"]))
+            at = None if pd.isna(row["scale"]) else float(row["scale"])
+            return run.estimate(method, column.panel, "AP" if column.metric == BEST else column.metric, at)
+
+        best = decided_best(rows["value"].to_dict(), estimate, smaller=not column.more)
+        found |= {(order.index(best), place)} if best else set()
+    return found
+
+
+@lru_cache(maxsize=4)
+def _measurements(folder: Path) -> Measurements:
+    return Measurements(read_run(folder), read_ledger().resampling)
+
+
 def to_latex(board: Board) -> str:
     """A table for every part of the board."""
     parts = []
     for model, items in board.parts():
         about = f"{model_name(model)}, {board.about[model]}"
-        caption = f"Leaderboard of {about}, items: {items}. Percent with 95 % intervals."
-        parts.append(table(shown(board, model, items), caption, f"leaderboard-{model}-{items.replace(' ', '-')}"))
+        caption = f"Leaderboard of {about}, items: {items}. Percent with 95 % intervals. {NOTE}"
+        frame, label = shown(board, model, items), f"leaderboard-{model}-{items.replace(' ', '-')}"
+        of_part = board.values[(board.values["model"] == model) & (board.values["items"] == items)]
+        rules = first_control(in_order(set(of_part["method"])))
+        parts.append(table(frame, caption, label, bold=best_cells(board, model, items), rules=rules))
     return "\n".join(parts)
 
 
 def write_table(outputs: Path, to: Path) -> tuple[list[Path], str]:
     """Write `leaderboard.csv` (tidy), `.md` and `.tex`; times and memory, which vary, as `leaderboard_costs.*`."""
     board = read_board(outputs)
-    tidy = board.values.drop(columns="n_items").round(4)
+    tidy = board.values.drop(columns=["n_items", "folder"]).round(4)
     text = to_markdown(board)
     return [
         atomic_write(to / "leaderboard.csv", tidy.to_csv(index=False, lineterminator="\n")),

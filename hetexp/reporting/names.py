@@ -7,7 +7,7 @@ method that this process has not registered: both get a label and a place too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from hetexp.attribution.registry import METHODS, VARIANT, MethodRecord
 from hetexp.models.registry import ARCHITECTURES
@@ -69,6 +69,12 @@ def in_order(methods: Iterable[str]) -> list[str]:
         return control, method not in places, base, among, method
 
     return sorted(set(methods), key=place)
+
+
+def first_control(methods: Sequence[str]) -> set[int]:
+    """Place of the first control behind methods in the order of print; empty without both."""
+    places = [place for place, method in enumerate(methods) if is_control(method)]
+    return {places[0]} if places and places[0] else set()
 
 
 def is_signed(method: str) -> bool:

@@ -1,20 +1,28 @@
-"""The perturbation test as a table: AUC of every method and panel with its interval, against the random control."""
+"""The perturbation test as a table: AUC of every method and panel with its interval, between random and an oracle."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from hetexp.errors import DataError
 from hetexp.files import atomic_write
+from hetexp.reporting import latex
 from hetexp.reporting.commands import experiment_command
+from hetexp.reporting.evidence.best import NOTE, decided_best, items_of
 from hetexp.reporting.evidence.decide import with_interval
-from hetexp.reporting.latex import as_wide_as_the_line, environment, escape, escaped
-from hetexp.reporting.names import PANEL_NAMES, in_order, method_name
+from hetexp.reporting.evidence.statistics import in_percent_of
+from hetexp.reporting.names import PANEL_NAMES, first_control, in_order, method_name
 from hetexp.reporting.runs import Run
 
 LARGER_IS_BETTER = {"image_negative": True, "image_positive": False, "text_negative": True, "text_positive": False}
+LOW, HIGH = "random", "oracle"  # the controls that areas are set between
+ORACLE = (
+    "The oracle orders regions by the share of their box that the objects cover which decide the answer, and words by "
+    "whether they decide it; it is no upper bound, since a model may use more than these."
+)
 
 
 def auc_rows(run: Run) -> pd.DataFrame:
@@ -68,6 +76,47 @@ def against_random(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
     return out
 
 
+def normalised(run: Run) -> dict[tuple[str, str], tuple[float, float | None, float | None]]:
+    """(method, panel) -> (AUC − random) / (oracle − random) in percent, and the ends of its interval.
+
+    Random itself is 0 and the oracle 100, whichever side is better. A panel without both has none, nor one whose
+    oracle is not decidedly better than random; nor has a run that left no items.
+
+    Raises:
+        DataError: if a panel is absent.
+    """
+    frame, items = auc_rows(run), items_of(run)
+    found: dict[tuple[str, str], tuple[float, float | None, float | None]] = {}
+    for panel in PANEL_NAMES:
+        mine = frame[(frame["panel"] == panel) & frame["value"].notna()]
+        if items is None or not {LOW, HIGH} <= set(mine["method"]):
+            continue
+        low, high = (items.estimate(method, panel, "AUC") for method in (LOW, HIGH))
+        span = high - low
+        ahead = span if LARGER_IS_BETTER[panel] else -span
+        if not ahead.interval()[0] > 0:
+            continue
+        found |= {(LOW, panel): (0.0, None, None), (HIGH, panel): (100.0, None, None)}
+        for method in set(map(str, mine["method"])) - {LOW, HIGH}:
+            share = in_percent_of(items.estimate(method, panel, "AUC") - low, span)
+            found[method, panel] = share.value, *share.interval()
+    return found
+
+
+def best_methods(run: Run) -> dict[str, str]:
+    """Panel -> the method whose AUC is decidedly the best; without items none is."""
+    items = items_of(run)
+    if items is None:
+        return {}
+    frame = auc_rows(run)
+    found: dict[str, str] = {}
+    for panel, larger in LARGER_IS_BETTER.items():
+        values = frame[frame["panel"] == panel].set_index("method")["value"].to_dict()
+        best = decided_best(values, partial(items.estimate, panel=panel, metric="AUC"), smaller=not larger)
+        found |= {} if best is None else {panel: best}
+    return found
+
+
 def auc_table(run: Run) -> pd.DataFrame:
     """Methods as rows, panels as columns; "×" marks a method that does not beat random, "~" one not clearly apart."""
     frame = auc_rows(run)
@@ -116,28 +165,75 @@ def caption(run: Run) -> str:
     )
 
 
+def normalised_table(run: Run) -> pd.DataFrame:
+    """Methods as rows, panels as columns: percent of the way from random to the oracle; empty without these."""
+    found = normalised(run)
+    order = in_order(set(map(str, auc_rows(run)["method"]))) if found else []
+    cells = {
+        f"{name}, of the oracle's": [with_interval(*found.get((m, panel), (None,) * 3)) or "n/a" for m in order]
+        for panel, name in PANEL_NAMES.items()
+    }
+    return pd.DataFrame(cells, index=pd.Index([method_name(m) for m in order], name="method"))
+
+
+def normalised_note(run: Run) -> str:
+    """What the normalised numbers are, or why there are none."""
+    if normalised(run):
+        return (
+            "Of the oracle's: (AUC − random) / (oracle − random) in percent, n/a where the oracle is not decidedly "
+            f"better than random. {ORACLE}"
+        )
+    return (
+        "No AUC is set between random and an oracle, since the run lacks one of these or its single items: "
+        "methods=[...,random] controls=[oracle]."
+    )
+
+
+def joined(run: Run) -> pd.DataFrame:
+    """`auc_table`, with the columns of `normalised_table` behind where there are any."""
+    shares = normalised_table(run)
+    return auc_table(run) if shares.empty else pd.concat([auc_table(run), shares], axis=1)
+
+
 def to_markdown(run: Run) -> str:
     """The table and its sentences as Markdown."""
     parts = [
         caption(run),
         auc_table(run).to_markdown(disable_numparse=True),
         "\n".join(f"- {line}" for line in control_sentences(run)),
+        normalised_note(run),
+        *([normalised_table(run).to_markdown(disable_numparse=True)] if normalised(run) else []),
         f"Made by `{run.command}`.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
+def columns_of(run: Run) -> tuple[pd.DataFrame, list[tuple[str, int]], set[tuple[int, int]]]:
+    """For LaTeX: panel by panel the AUC and what it is of the oracle's; headings of the groups; places set in bold."""
+    frame = joined(run)
+    panels = list(PANEL_NAMES)
+    pairs = frame.shape[1] > len(panels)
+    places = [i + k * len(panels) for i in range(len(panels)) for k in range(2 if pairs else 1)]
+    groups = [(heading, 2 if pairs else 1) for heading in frame.columns[: len(panels)]]
+    names = list(frame.index)
+    bold = {(names.index(method_name(m)), (1 + pairs) * panels.index(p)) for p, m in best_methods(run).items()}
+    frame = frame.iloc[:, places]
+    frame.columns = pd.Index(["AUC", "of the oracle's"] * len(panels) if pairs else ["AUC"] * len(panels))
+    return frame, groups, bold
+
+
 def to_latex(run: Run) -> str:
     """The table with its sentences in the caption."""
-    table = escaped(auc_table(run))
-    text = escape(" ".join([caption(run), *control_sentences(run)]))
-    return environment(text, "figure6", as_wide_as_the_line(table, column_format="lrrrr"))
+    frame, groups, bold = columns_of(run)
+    text = " ".join([caption(run), normalised_note(run), NOTE])
+    order = in_order(set(map(str, auc_rows(run)["method"])))
+    return latex.table(frame, text, "figure6", groups=groups, bold=bold, rules=first_control(order))
 
 
 def write_table(run: Run, folder: Path) -> list[Path]:
     """Write `figure6.csv`, `.md` and `.tex`."""
     return [
-        atomic_write(folder / "figure6.csv", auc_table(run).to_csv(lineterminator="\n")),
+        atomic_write(folder / "figure6.csv", joined(run).to_csv(lineterminator="\n")),
         atomic_write(folder / "figure6.md", to_markdown(run)),
         atomic_write(folder / "figure6.tex", to_latex(run)),
     ]

@@ -8,10 +8,19 @@ import pandas as pd
 
 from hetexp.errors import DataError
 from hetexp.files import atomic_write
+from hetexp.reporting import latex
 from hetexp.reporting.commands import experiment_command
-from hetexp.reporting.latex import as_wide_as_the_line, environment, escape, escaped
+from hetexp.reporting.evidence.best import NOTE
 from hetexp.reporting.names import PANEL_NAMES, in_order, method_name, model_name
-from hetexp.reporting.perturbation import auc_rows, auc_table, unperturbed
+from hetexp.reporting.perturbation import (
+    auc_rows,
+    auc_table,
+    columns_of,
+    joined,
+    normalised_note,
+    normalised_table,
+    unperturbed,
+)
 from hetexp.reporting.runs import Run
 
 EXPERIMENT = "figure6_models"
@@ -63,8 +72,8 @@ def orders(models: dict[str, Run]) -> pd.DataFrame:
 
 def table_frame(models: dict[str, Run]) -> pd.DataFrame:
     """Model and method as rows, panels as columns; marks as in Figure 6's own table."""
-    parts = {model_name(model): auc_table(run) for model, run in models.items()}
-    return pd.concat(parts, names=["model", "method"])
+    parts = {model_name(model): joined(run) for model, run in models.items()}
+    return pd.concat(parts, names=["model", "method"]).fillna("n/a")
 
 
 def caption(models: dict[str, Run]) -> str:
@@ -88,6 +97,8 @@ def to_markdown(run: Run) -> str:
     for model, own in models.items():
         parts += [f"{model_name(model)}:", auc_table(own).to_markdown(disable_numparse=True)]
         parts += [f"The same everywhere: {', '.join(names)}." for names in alike(own)]
+        if len(normalised_table(own)):
+            parts += [normalised_note(own), normalised_table(own).to_markdown(disable_numparse=True)]
     correlations = orders(models).map(lambda tau: f"{tau:.2f}")
     parts += [
         f"Kendall's rank correlation of the methods' areas with those of {first}, panel by panel:",
@@ -97,14 +108,29 @@ def to_markdown(run: Run) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def to_latex(models: dict[str, Run]) -> str:
+    """One table, a section per model."""
+    frames: list[pd.DataFrame] = []
+    groups: list[tuple[str, int]] = []
+    bold: set[tuple[int, int]] = set()
+    sections: dict[int, str] = {}
+    row = 0
+    for model, run in models.items():
+        frame, groups, places = columns_of(run)
+        sections[row] = model_name(model)
+        bold |= {(row + place, column) for place, column in places}
+        frames.append(frame)
+        row += len(frame)
+    text = " ".join([caption(models), *dict.fromkeys(normalised_note(run) for run in models.values()), NOTE])
+    return latex.table(pd.concat(frames), text, EXPERIMENT, groups=groups, bold=bold, sections=sections)
+
+
 def write_table(run: Run, to: Path) -> tuple[list[Path], str]:
     """Write `figure6_models.csv`, `.md` and `.tex`; returns them and the Markdown."""
     models, text = by_model(run), to_markdown(run)
-    frame = table_frame(models)
-    body = as_wide_as_the_line(escaped(frame.reset_index().set_index("model")), column_format="llrrrr")
     paths = [
-        atomic_write(to / f"{EXPERIMENT}.csv", frame.to_csv(lineterminator="\n")),
+        atomic_write(to / f"{EXPERIMENT}.csv", table_frame(models).to_csv(lineterminator="\n")),
         atomic_write(to / f"{EXPERIMENT}.md", text),
-        atomic_write(to / f"{EXPERIMENT}.tex", environment(escape(caption(models)), EXPERIMENT, body)),
+        atomic_write(to / f"{EXPERIMENT}.tex", to_latex(models)),
     ]
     return paths, text

@@ -36,10 +36,11 @@ from hetexp.reporting.figures.mechanism import write_mechanism
 from hetexp.reporting.figures.of_samples import SAMPLE_FIGURES, SampleFigure
 from hetexp.reporting.figures.perturbation_models import write_models
 from hetexp.reporting.figures.randomisation import write_randomisation
+from hetexp.reporting.figures.scales import Contrast
 from hetexp.reporting.figures.style import save
 from hetexp.reporting.figures.text_perturbation import write_text_perturbation
 from hetexp.reporting.report import write_report
-from hetexp.reporting.runs import Run, newest_run, read_run
+from hetexp.reporting.runs import Run, by_otsu, newest_run, read_run
 from hetexp.reporting.samples import read_samples
 from hetexp.reporting.structures import TASK, write_structures
 
@@ -96,7 +97,7 @@ class OfRun:
         return self.experiment in set(run.frame["experiment"])
 
     def __call__(self, outputs: Path, to: Path, results: Path | None = None) -> Product:
-        run = newest_run(outputs, self.experiment) if results is None else read_run(results)
+        run = newest_run(outputs, self.experiment) if results is None else by_otsu(read_run(results))
         paths, text = self.write(run, to)
         return Product(self.name, paths, run.folder, text)
 
@@ -107,6 +108,7 @@ class OfSamples:
 
     name: str
     figure: SampleFigure
+    contrast: Contrast = Contrast.own
 
     def reads(self, run: Run) -> bool:
         return False
@@ -120,7 +122,8 @@ class OfSamples:
         without = self.figure.without(found)
         if without:
             log.warning("%s: %s", self.name, without)
-        return Product(self.name, save(self.figure.draw(found), to / self.name), found.folder)
+        stem = self.name if self.contrast is Contrast.own else f"{self.name}_{self.contrast}"
+        return Product(self.name, save(self.figure.draw(found, self.contrast), to / stem), found.folder)
 
 
 @dataclass(frozen=True)
@@ -213,14 +216,34 @@ def make_tables(
 
 
 def make_figures(
-    outputs: Path, names: Sequence[str] | None = None, to: Path | None = None, results: Path | None = None
+    outputs: Path,
+    names: Sequence[str] | None = None,
+    to: Path | None = None,
+    results: Path | None = None,
+    contrast: Contrast = Contrast.own,
 ) -> list[Product]:
     """Draw figures as PNG and PDF, and as CSV those that are curves.
 
     Arguments and errors are those of `make_tables`, with FIGURES and `<outputs>/figures`. Figures of samples take no
     `results`.
+
+    Args:
+        contrast: of the figures of relevance; any but `own` makes these alone, as `<name>_<contrast>`.
+
+    Raises:
+        ConfigError: also for a contrast of figures that show no relevance.
     """
-    return _make("figure", FIGURES, outputs, names, to or outputs / "figures", results)
+    known: Mapping[str, Maker] = FIGURES
+    if contrast is not Contrast.own:
+        known = _by_name(
+            replace(maker, contrast=contrast)
+            for maker in FIGURES.values()
+            if isinstance(maker, OfSamples) and maker.figure.of_maps
+        )
+        without = [name for name in names or () if name in FIGURES and name not in known]
+        if without:
+            raise ConfigError(f"figure.contrast={contrast} is for {', '.join(known)}, not for {', '.join(without)}")
+    return _make("figure", known, outputs, names, to or outputs / "figures", results)
 
 
 def decide(outputs: Path, to: Path | None = None, claims: Path | None = None) -> Product:

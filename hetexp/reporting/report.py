@@ -29,6 +29,7 @@ from hetexp.reporting.figures import curves
 from hetexp.reporting.figures.leaderboard import draw_leaderboard
 from hetexp.reporting.figures.of_samples import SAMPLE_FIGURES
 from hetexp.reporting.figures.style import styled
+from hetexp.reporting.findings import findings
 from hetexp.reporting.names import PAPER_METHODS, method_name
 from hetexp.reporting.published import METRICS, SOURCE
 from hetexp.reporting.runs import Run, newest_run
@@ -37,6 +38,8 @@ from hetexp.reporting.samples import SampleSet, read_samples
 TEMPLATES = Path(__file__).with_name("templates")
 Part = TypeVar("Part")
 
+SCRIPTS = ("fold.js", "paint.js", "gallery.js", "leaderboard.js")  # in this order: the gallery uses the two before it
+EVIDENCE = "evidence.html"  # the page of `task=evidence`
 GALLERY_KINDS = ("detection", "vqa")
 RUNS = {"table1": "Table 1", "table2": "Table 2", "threshold_sweep": "Threshold sweep", "figure6": "Figure 6"}
 
@@ -98,7 +101,8 @@ def table_context(table: tables.ComparedTable) -> dict[str, Any]:
             difference = with_interval(found.estimate, found.low, found.high, sign=True)
             cell = {"kind": kind, "mark": mark, "verdict": found.verdict, "difference": difference}
             claims.setdefault(claim.pair, []).append(cell)
-    of_ap = tables.verdicts_of(table, "AP")
+    counts = {verdict: len(pairs) for verdict, pairs in tables.verdicts_of(table, "AP").items() if pairs}
+    of_ap = [f"{n} {'hold' if (verdict, n > 1) == (HOLDS, True) else verdict}" for verdict, n in counts.items()]
     return {
         "anchor": table.published.experiment,
         "number": table.published.number,
@@ -106,9 +110,8 @@ def table_context(table: tables.ComparedTable) -> dict[str, Any]:
         "caption": table.caption.split(": ", 1)[1],
         "note": table.note,
         "order": table.order.text,
-        "found": tables.measured_order(table, "AP") or "not all measured",
         "margin_note": tables.margin_note(table),
-        "ap_verdicts": {verdict: len(pairs) for verdict, pairs in of_ap.items() if pairs},
+        "said": f"orders of two methods by AP: {', '.join(of_ap)}",
         "methods": [method_name(m) for m in table.methods],
         "metrics": METRICS,
         "rows": rows,
@@ -123,6 +126,7 @@ def sweep_context(run: Run) -> dict[str, Any]:
     first, last = table.index[0], table.index[-1]
     lead = {s: method_name(table.loc[s].idxmax()) for s in (first, last)}
     return {
+        "anchor": "sweep",
         "image": data_uri(curves.draw_sweep(run), vector=True),
         "alt": f"AP against the threshold: {lead[first]} leads at {first:g} times Otsu's, {lead[last]} at {last:g}.",
         "caption": f"Highest AP at {first:g} × Otsu: {lead[first]}; at {last:g} × Otsu: {lead[last]}.",
@@ -142,7 +146,9 @@ def perturbation_context(run: Run) -> dict[str, Any]:
     """What the page shows of the perturbation test."""
     table = perturbation.auc_table(run)
     return {
+        "anchor": "figure6",
         "image": data_uri(curves.draw_perturbation(run), vector=True),
+        "alt": "Four panels of accuracy against the removed share of tokens, a curve per method; areas: see below.",
         "caption": perturbation.caption(run),
         "columns": list(table.columns),
         "rows": [
@@ -192,10 +198,11 @@ def _below(folder: Path, outputs: Path) -> str:
 def sample_provenance(found: SampleSet) -> dict[str, Any]:
     """Where a set of samples comes from."""
     about = found.about
+    items = dict.fromkeys(str(s.info["item"]) for s in [*found.samples, *found.further])
     facts = [
         ("command", f"python run.py task=samples model={about['model']}"),
         ("checkpoint", about["checkpoint"]),
-        ("data", f"{about['data']}, items {', '.join(dict.fromkeys(str(s.info['item']) for s in found.samples))}"),
+        ("data", f"{about['data']}, items {', '.join(items)}"),
         ("versions", ", ".join(f"{k} {v}" for k, v in about.get("versions", {}).items())),
     ]
     return {"title": f"Pictures and gallery, {about['model']}", "facts": facts, "config": ""}
@@ -216,11 +223,12 @@ def sample_figures(found: dict[str, SampleSet], collector: Collector) -> list[di
     return out
 
 
-def build(outputs: Path, partial: bool = False) -> str:
+def build(outputs: Path, partial: bool = False, beside: Path | None = None) -> str:
     """The page as text.
 
     Args:
         partial: leave out what is missing and say so on the page.
+        beside: the folder where the page will lie; a page of evidence there is linked.
 
     Raises:
         DataError: if something is missing (with `partial`: if everything is); it lists the commands that make it.
@@ -236,8 +244,10 @@ def build(outputs: Path, partial: bool = False) -> str:
         samples = collector.take(lambda k=kind: read_samples(outputs, k))  # type: ignore[misc]
         if samples is not None:
             found[kind] = samples
-    compared = [collector.take(lambda n=n: tables.compare(runs[f"table{n}"], n)) for n in (1, 2) if f"table{n}" in runs]  # type: ignore[misc]
-    shown_tables = [table_context(t) for t in compared if t is not None]
+    numbers = [n for n in (1, 2) if f"table{n}" in runs]
+    taken = [collector.take(lambda n=n: tables.compare(runs[f"table{n}"], n)) for n in numbers]  # type: ignore[misc]
+    compared = [table for table in taken if table is not None]
+    shown_tables = [table_context(t) for t in compared]
     sweep = collector.take(lambda: sweep_context(runs["threshold_sweep"])) if "threshold_sweep" in runs else None
     figure6 = collector.take(lambda: perturbation_context(runs["figure6"])) if "figure6" in runs else None
     board = None
@@ -248,9 +258,9 @@ def build(outputs: Path, partial: bool = False) -> str:
     if collector.missing and not (partial and (runs or found)):
         raise DataError("the report lacks:\n  " + "\n  ".join(collector.missing))
     shown = gallery.payload(found)
-    sections = [("verdicts", "Claims"), *((t["anchor"], f"Table {t['number']}") for t in shown_tables)]
+    sections = [("gallery", "Gallery")] if found else []
+    sections += [(t["anchor"], f"Table {t['number']}") for t in shown_tables]
     sections += [("sweep", "Threshold")] if sweep else []
-    sections += [("gallery", "Gallery")] if found else []
     sections += [("figure6", "Perturbation")] if figure6 else []
     sections += [("leaderboard", "Leaderboard")] if board else []
     sections += [("figures", "Figures")] if figures else []
@@ -259,18 +269,21 @@ def build(outputs: Path, partial: bool = False) -> str:
     )
     return environment.get_template("report.html.j2").render(
         css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        js=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
+        js=Markup("\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)),
         source=SOURCE,
         setting=_setting(runs, found),
-        sections=[*(sections if shown_tables else sections[1:]), ("provenance", "Provenance")],
+        findings=findings(compared, runs["figure6"] if figure6 else None),
+        hero=sweep or figure6,
+        sections=[*sections, ("provenance", "Provenance")],
+        evidence=EVIDENCE if beside is not None and (beside / EVIDENCE).is_file() else None,
         missing=collector.missing,
         tables=shown_tables,
-        control=figure6["lines"] if figure6 else [],
         sweep=sweep,
         perturbation=figure6,
         leaderboard=board,
         figures=figures,
         gallery=shown,
+        accepted=gallery.ACCEPTED,
         models={kind: samples.about["model"] for kind, samples in found.items()},
         gallery_json=Markup(gallery.as_json(shown)),
         provenance=[
@@ -293,4 +306,5 @@ def write_report(outputs: Path, path: Path | None = None, partial: bool = False)
     Raises:
         DataError: as `build` does, or if the disk refuses.
     """
-    return atomic_write(path or outputs / "report" / "index.html", build(outputs, partial))
+    path = path or outputs / "report" / "index.html"
+    return atomic_write(path, build(outputs, partial, path.parent))

@@ -16,6 +16,7 @@ from hetexp.errors import DataError
 from hetexp.paths import files_named
 from hetexp.reporting.commands import MissingInput, experiment_command
 
+OTSU = "otsu"  # the strategy that tables and figures say their thresholds are multiples of
 SEARCHED = ("runs", "sweeps", "shards", "merged")  # folders below outputs that hold runs
 
 
@@ -75,11 +76,37 @@ def read_run(results: Path) -> Run:
     return Run(path.parent, frame)
 
 
+def by_otsu(run: Run) -> Run:
+    """The run, if its masks were made at multiples of Otsu's threshold, as tables and figures say of them.
+
+    Under a choice, whose name says what was changed, numbers may have been made by any strategy; the first one
+    changes nothing.
+
+    Raises:
+        MissingInput: for masks by another strategy.
+    """
+    frame = run.frame
+    if "choice" in frame:
+        frame = frame[frame["choice"] == frame["choice"].iloc[0]]
+    if others := other_strategies(frame):
+        raise MissingInput(
+            f"masks of {run.folder} were made by {', '.join(others)}, and tables and figures compare masks at "
+            "multiples of Otsu's threshold: read its results.csv, or run it again with threshold=otsu"
+        )
+    return run
+
+
+def other_strategies(frame: pd.DataFrame) -> list[str]:
+    """The strategies besides Otsu's that results were made by; those of a release ago do not name theirs."""
+    return sorted(set(frame["strategy"].dropna()) - {OTSU}) if "strategy" in frame else []
+
+
 def newest_run(outputs: Path, experiment: str) -> Run:
     """The most recently written run of an experiment; a sweep counts as one run, not by its jobs.
 
     Raises:
-        MissingInput: if there is none; the message names the command that makes one.
+        MissingInput: if there is none, the message names the command that makes one; or if the newest one has masks by
+            another strategy than Otsu's.
         DataError: if the newest one is damaged.
     """
     paths = [p for name in SEARCHED for p in files_named("results.csv", outputs / name)]
@@ -88,7 +115,7 @@ def newest_run(outputs: Path, experiment: str) -> Run:
     for path in sorted(paths, key=lambda p: (p.stat().st_mtime_ns, str(p)), reverse=True):
         run = read_run(path)
         if (run.frame["experiment"] == experiment).any():
-            return Run(run.folder, run.frame[run.frame["experiment"] == experiment].reset_index(drop=True))
+            return by_otsu(Run(run.folder, run.frame[run.frame["experiment"] == experiment].reset_index(drop=True)))
     raise MissingInput(
         f"no finished run of {experiment} below {outputs}: make one with `{experiment_command(experiment)}`"
     )

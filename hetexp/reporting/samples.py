@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,25 @@ from safetensors.numpy import load_file
 from hetexp.errors import DataError
 from hetexp.reporting.commands import SAMPLES, MissingInput
 from hetexp.reporting.names import PAPER_METHODS, in_order
-from hetexp.reporting.run_lengths import MaskFile
+from hetexp.reporting.run_lengths import MaskFile, decode_masks
+from hetexp.reporting.runs import OTSU
 
 CELL = 32  # pixels of a canvas for each place of a map, where neither image nor size is known
 UNKNOWN_SIZE = (320, 320)  # of a canvas for regions
+GALLERY_PART = "gallery"  # of samples that the gallery alone shows
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object of the image as it is annotated.
+
+    Attributes:
+        mask: bool [H, W].
+        named: whether the question names its class.
+    """
+
+    mask: np.ndarray
+    named: bool = False
 
 
 class TensorFile(Mapping[str, np.ndarray]):
@@ -67,11 +82,15 @@ class StoredExplanation:
     `info` holds "kind", "methods" and
 
     - detection: "detections", k dictionaries with "label", "score" and "box"; "targets", k texts, where something else
-      than the detection's own logit was explained; "input_size" [h, w];
+      than the detection's own logit was explained; "input_size" [h, w]; of annotated images "objects", k dictionaries
+      with "correct" (None: cannot be told), "size" and, of a correct detection, "mask", the object's run lengths;
     - text and similarity: "targets" and "explained", what y was and what it is the logit of [k]; "token_texts", source
       -> its tokens; "without_relevance", source -> per row the positions that hold none; "seconds" of a sound;
     - vqa: where known "tokens" [T], "boxes" [R] of regions, "question" and "answers", dictionaries with "answer" and
-      "probability".
+      "probability"; "accepted", the annotators' answers with their scores; of annotated images "objects", dictionaries
+      with "name", "mask" and "named", whether the question names its class.
+
+    "part" says where a sample is shown: "questions", "logic", "gallery".
 
     Boxes are x1, y1, x2, y2 in pixels of the image. Without an image they are in pixels of "image_size" or
     "input_size", [H, W]; where there is neither, in units of the image's sides.
@@ -119,7 +138,7 @@ class StoredExplanation:
         )
 
     def at_most(self, side: int) -> StoredExplanation:
-        """The same for drawing, its image no longer than `side` pixels and without masks."""
+        """The same for drawing, its image no longer than `side` pixels, without masks and objects."""
         image = self.image
         if image is None or max(image.shape[:2]) <= side:
             return self
@@ -128,7 +147,7 @@ class StoredExplanation:
         size = max(1, round(width * factor)), max(1, round(height * factor))
         small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
         scale = np.array([size[0] / width, size[1] / height] * 2)
-        info = dict(self.info)
+        info = {key: value for key, value in self.info.items() if key != "objects"}
         if "detections" in info:
             info["detections"] = [{**d, "box": (scale * d["box"]).tolist()} for d in info["detections"]]
         if info.get("boxes"):
@@ -231,12 +250,36 @@ class StoredExplanation:
             raise self.lacks(key)
         return self.relevance[key]
 
+    @cached_property
+    def objects(self) -> list[Thing | None]:
+        """The annotated object of each detection, None where there is none [k], or all objects of a question's image.
+
+        Raises:
+            DataError: if `info` says nothing of them, as samples made by earlier versions, or something damaged.
+        """
+        if "objects" not in self.info:
+            raise self.lacks("annotated objects, whose outlines are drawn")
+        return [self._thing(one) for one in self.info["objects"] or ()]
+
+    def _thing(self, stored: Mapping[str, Any]) -> Thing | None:
+        if "mask" not in stored:
+            return None
+        (mask,) = decode_masks([stored["mask"]], f"an object of {self.source}")
+        return Thing(mask.astype(bool), bool(stored.get("named", False)))
+
     def mask(self, method: str, scale: float) -> np.ndarray:
         """Masks bool [k, H, W] of a method at a multiple of Otsu's threshold.
 
         Raises:
             DataError: if the explanation was made without them.
+            MissingInput: if its masks were made by another strategy.
         """
+        strategy = self.info.get("strategy", OTSU)
+        if strategy != OTSU:
+            raise MissingInput(
+                f"{self.source} holds masks by {strategy}, not at multiples of Otsu's threshold: make it again with "
+                "threshold=otsu"
+            )
         key = f"{method}@{scale:g}"
         if key not in self.masks:
             raise self.lacks(f"mask {key}", f" threshold.scale={scale:g}")
@@ -255,6 +298,7 @@ class SampleSet:
     folder: Path
     about: Mapping[str, Any]  # model, checkpoint, data, versions; "shown": the methods of Figures 2 to 5
     samples: list[StoredExplanation]
+    further: list[StoredExplanation] = field(default_factory=list)  # which the gallery alone shows
 
     def part(self, name: str) -> list[StoredExplanation]:
         """Samples of one part ("questions", "logic")."""
@@ -288,4 +332,5 @@ def read_samples(outputs: Path, kind: str) -> SampleSet:
         raise MissingInput(f"no samples of kind {kind} below {outputs}: make them with `{command}`") from error
     except (ValueError, KeyError, AttributeError, TypeError, OSError, DataError) as error:
         raise DataError(f"samples in {folder} are damaged ({error}): make them again with `{command}`") from error
-    return SampleSet(folder, about, samples)
+    further = [s for s in samples if s.info.get("part") == GALLERY_PART]
+    return SampleSet(folder, about, [s for s in samples if s not in further], further)

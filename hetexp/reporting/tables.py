@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -11,10 +12,13 @@ import pandas as pd
 from hetexp.errors import ConfigError, DataError
 from hetexp.files import atomic_write
 from hetexp.reporting.commands import experiment_command
+from hetexp.reporting.evidence.best import NOTE, decided_best
 from hetexp.reporting.evidence.decide import decide_claims, measurements_of, p_text, with_interval
 from hetexp.reporting.evidence.ledger import Claim, Order, read_ledger
-from hetexp.reporting.evidence.verdicts import CONTRADICTED, HOLDS, NOT_MEASURED, UNDECIDED, Decision
-from hetexp.reporting.latex import as_wide_as_the_line, environment, escape
+from hetexp.reporting.evidence.measurements import Measurements
+from hetexp.reporting.evidence.verdicts import CONTRADICTED, HOLDS, MARKS, NOT_MEASURED, UNDECIDED, Decision
+from hetexp.reporting.latex import escape, fitted, tabular
+from hetexp.reporting.latex import table as latex_table
 from hetexp.reporting.names import PAPER_METHODS, in_order, method_name
 from hetexp.reporting.published import METRICS, PAPER_DATA, PAPER_DATA_NAME, SOURCE, TABLES, PublishedTable
 from hetexp.reporting.runs import Run
@@ -25,11 +29,12 @@ class ComparedTable:
     """A measured table, the published one and the claims."""
 
     published: PublishedTable
-    methods: list[str]  # the paper's five, then whatever else was measured
+    methods: list[str]  # those of the paper that the run has, then whatever else was measured
     measured: dict[tuple[str, str], float | None]  # (metric, method) -> percent
     intervals: dict[tuple[str, str], tuple[float, float]]  # the same -> ends of its interval, where it has one
     order: Order
     claims: list[tuple[Claim, Decision]]  # every pair of the order, for every metric
+    best: dict[str, str]  # metric -> the method that is decidedly the best here
     data: str
     checkpoint: str
     images: int
@@ -42,12 +47,14 @@ class ComparedTable:
 
     @property
     def note(self) -> str:
-        """What the marked columns are."""
+        """What the marked columns are, and which of the paper's methods the run lacks."""
+        absent = [method_name(m) for m in PAPER_METHODS if m not in self.methods]
+        lacking = f" Not in this run: {', '.join(absent)}." if absent else ""
         if self.same_data:
-            return f"† published by the paper ({SOURCE}) on {PAPER_DATA}."
+            return f"† published by the paper ({SOURCE}) on {PAPER_DATA}.{lacking}"
         return (
             f"† published by the paper ({SOURCE}) on another data set ({PAPER_DATA}): only the order of methods can be "
-            "compared, not the numbers."
+            f"compared, not the numbers.{lacking}"
         )
 
     @property
@@ -64,16 +71,16 @@ def compare(run: Run, number: int) -> ComparedTable:
 
     Raises:
         ConfigError: for a table the paper does not have.
-        DataError: if the run lacks a method or the table's threshold.
+        DataError: if the run lacks the table's threshold, or all of the paper's methods there.
     """
     if number not in TABLES:
         raise ConfigError(f"table {number} does not exist: choose among {', '.join(map(str, TABLES))}")
     published = TABLES[number]
     frame = run.frame[(run.frame["panel"] == "segm") & ((run.frame["threshold"] - published.scale).abs() < 1e-9)]
-    absent = [m for m in PAPER_METHODS if m not in set(frame["method"])]
-    if absent:
+    of_paper = [m for m in PAPER_METHODS if m in set(frame["method"])]
+    if not of_paper:
         raise DataError(
-            f"{run.folder / 'results.csv'} has no {', '.join(absent)} at threshold {published.scale}: "
+            f"{run.folder / 'results.csv'} has none of {', '.join(PAPER_METHODS)} at threshold {published.scale}: "
             f"make a complete run with `{experiment_command(published.experiment)}`"
         )
     measured: dict[tuple[str, str], float | None] = {}
@@ -85,14 +92,25 @@ def compare(run: Run, number: int) -> ComparedTable:
             intervals[key] = float(row.ci_low), float(row.ci_high)
     ledger = read_ledger()
     pairs = ledger.of_order(published.experiment)
-    decisions = decide_claims(pairs, {published.experiment: measurements_of(run, ledger)})
+    items = measurements_of(run, ledger)
+    known = [claim for claim in pairs if {claim.arguments["one"], claim.arguments["other"]} <= set(of_paper)]
+    decisions = decide_claims(known, {published.experiment: items})
+    unknown = Decision(NOT_MEASURED, why="this run lacks a method of the pair")
+    best: dict[str, str] = {}
+    if isinstance(items, Measurements):
+        for metric in METRICS:
+            values = {method: value for (of, method), value in measured.items() if of == metric}
+            estimate = partial(items.estimate, panel="segm", metric=metric, threshold=published.scale)
+            found = decided_best(values, estimate)
+            best |= {} if found is None else {metric: found}
     return ComparedTable(
         published,
-        [*PAPER_METHODS, *in_order(set(frame["method"]) - set(PAPER_METHODS))],
+        [*of_paper, *in_order(set(frame["method"]) - set(PAPER_METHODS))],
         measured,
         intervals,
         ledger.orders[published.experiment],
-        [(claim, decisions[claim.id]) for claim in pairs],
+        [(claim, decisions.get(claim.id, unknown)) for claim in pairs],
+        best,
         data=str(frame["data"].iloc[0]),
         checkpoint=str(frame["checkpoint"].iloc[0]),
         images=int(frame["n"].iloc[0]),
@@ -143,13 +161,20 @@ def csv_frame(table: ComparedTable) -> pd.DataFrame:
     return pd.concat([wide(table), pd.DataFrame(ends, columns=names, index=pd.Index(METRICS, name="metric"))], axis=1)
 
 
-def claims_frame(table: ComparedTable) -> pd.DataFrame:
-    """Neighbours of the paper's order as rows, metrics as columns: the verdict and the difference with its interval."""
+def claims_frame(table: ComparedTable, marks: bool = False) -> pd.DataFrame:
+    """Neighbours of the paper's order as rows, metrics as columns: the verdict and the difference with its interval.
+
+    Args:
+        table: that holds them.
+        marks: whether a sign stands for the verdict, as in "✓ +1.2 [+0.8, +1.6]".
+    """
     rows: dict[str, dict[str, str]] = {}
     for claim, found in table.claims:
         if claim.neighbours:
             difference = with_interval(found.estimate, found.low, found.high, sign=True)
             cell = f"{found.verdict} ({difference})" if difference else found.verdict
+            if marks:
+                cell = f"{MARKS[found.verdict]} {difference}".strip()
             rows.setdefault(claim.pair, {})[claim.arguments["metric"]] = cell
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(METRICS)).rename_axis("claim of the paper")
 
@@ -214,33 +239,38 @@ def to_markdown(table: ComparedTable) -> str:
 
 
 def to_latex(table: ComparedTable) -> str:
-    """The table with the claims below it."""
-    frame = with_intervals(table).map(_small_interval)
-    heads = {m: ("here", escape("paper†")) if m in PAPER_METHODS else ("here",) for m in table.methods}
-    frame.columns = pd.MultiIndex.from_tuples([(escape(method_name(m)), kind) for m in heads for kind in heads[m]])
-    frame.index = pd.Index([_metric_tex(m) for m in METRICS])
-    claims = claims_frame(table).map(escape)
-    claims.index = pd.Index([escape(text) for text in claims.index])
-    claims.columns = pd.Index([_metric_tex(m) for m in METRICS])
-    return environment(
-        f"{escape(table.caption.split(': ', 1)[1])} {escape(table.note)}",
-        table.published.experiment,
-        as_wide_as_the_line(frame, multicolumn_format="c", column_format="l" + "r" * frame.shape[1]),
+    """Measured columns, then the published ones apart from them, and the claims below as marks."""
+    measured = with_intervals(table)
+    published = [name.endswith("†") for name in measured.columns]
+    order = [i for i, own in enumerate(published) if not own] + [i for i, own in enumerate(published) if own]
+    frame = measured.iloc[:, order]
+    frame.columns = pd.Index([str(name).removesuffix(" †") for name in frame.columns])
+    frame.index = pd.Index([_spoken(metric) for metric in METRICS])
+    groups = [(f"Measured on {table.data}", published.count(False)), ("Published by the paper†", published.count(True))]
+    bold = {(METRICS.index(metric), table.methods.index(method)) for metric, method in table.best.items()}
+    claims = claims_frame(table, marks=True)
+    claims.columns = pd.Index([_spoken(metric) for metric in METRICS])
+    signs = ", ".join(f"{MARKS[v]} {v}" for v in (HOLDS, CONTRADICTED, UNDECIDED, NOT_MEASURED))
+    words = escape(f"The paper's order: {table.order.text}. {signs}. {margin_note(table)}")
+    below = [
         "\\par\\medskip",
-        f"{{\\footnotesize The paper's order: {escape(table.order.text)}. {escape(margin_note(table))}\\par}}",
+        f"{{\\footnotesize {words}\\par}}",
         "\\smallskip",
-        as_wide_as_the_line(claims, column_format="l" * (1 + len(METRICS))),
+        fitted(tabular(claims)),
+    ]
+    return latex_table(
+        frame,
+        f"{table.caption.split(': ', 1)[1]} {table.note} {NOTE}",
+        table.published.experiment,
+        groups=groups,
+        bold=bold,
+        below="\n".join(below),
     )
 
 
-def _small_interval(cell: str) -> str:
-    value, bracket, ends = cell.partition(" [")
-    return f"{value} {{\\scriptsize [{ends}}}" if bracket else cell
-
-
-def _metric_tex(metric: str) -> str:
-    base, _, size = metric.partition("_")
-    return f"{base}$_\\mathrm{{{size}}}$" if size else base
+def _spoken(metric: str) -> str:
+    """A metric as print has it: "AP, medium"."""
+    return metric.replace("_", ", ")
 
 
 def write_table(table: ComparedTable, folder: Path) -> list[Path]:

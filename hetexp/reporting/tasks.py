@@ -24,7 +24,8 @@ def tables(cfg: DictConfig) -> None:
 def figures(cfg: DictConfig) -> None:
     """Draw the figures of finished runs and samples."""
     results = None if cfg.results is None else Path(cfg.results)
-    for made in make_figures(Path(cfg.paths.outputs), _names(cfg.figures), results=results):
+    contrast = cfg.figure.contrast
+    for made in make_figures(Path(cfg.paths.outputs), _names(cfg.figures), results=results, contrast=contrast):
         log.info("%s: %s", made.name, ", ".join(map(str, made.paths)))
 
 

@@ -25,7 +25,8 @@ from hetexp.attribution.attribute import attribute, observe
 from hetexp.attribution.method import Method, NeedsPasses
 from hetexp.attribution.passes import with_passes
 from hetexp.errors import ConfigError, HetexpError, InputError
-from hetexp.evaluation.masks import finite_maps, otsu_thresholds, segment, to_uint8
+from hetexp.evaluation.masks import finite_maps, segment, to_uint8
+from hetexp.evaluation.thresholds.otsu import OTSU, otsu_thresholds
 from hetexp.experiments.engine.methods import MethodSpec
 from hetexp.experiments.engine.session import Session
 from hetexp.explanation import Explanation, Row
@@ -83,7 +84,8 @@ class Play:
         byte_limit: of what is kept.
 
     Raises:
-        ConfigError: for a model that is neither a detector nor answers questions.
+        ConfigError: for a model that is neither a detector nor answers questions, and for a threshold strategy other
+            than Otsu's.
     """
 
     def __init__(self, session: Session, byte_limit: int = KEPT_BYTES) -> None:
@@ -91,6 +93,11 @@ class Play:
             raise ConfigError(
                 f"task=serve shows models of the kinds {' and '.join(VIEWS)}, and {session.adapter.name} is of the "
                 f"kind {session.kind!r}: explain its inputs with task=explain"
+            )
+        if session.strategy != OTSU:
+            raise ConfigError(
+                f"task=serve outlines masks at multiples of Otsu's threshold, not by "
+                f"threshold.strategy={session.strategy.name}: leave it out, or use task=explain"
             )
         self.session = session
         self.view = VIEWS[session.kind](session)
@@ -160,14 +167,13 @@ class Play:
         found: Found | None = self.kept.get(key)
         if found is not None:
             return replace(found, pass_seconds=0.0, method_seconds=0.0)
+        trace, pass_seconds = self._trace(token, asked, subject, spec.method)
         start = time.perf_counter()
-        trace = self._trace(token, asked, subject, spec.method)
-        middle = time.perf_counter()
         explanation = explained(subject, self._relevance(trace, spec, row))
         otsu = _threshold(explanation)
-        end = time.perf_counter()
+        method_seconds = time.perf_counter() - start
         found = Found(
-            spec, describe_rows(trace, self.session.adapter.labels), explanation, otsu, middle - start, end - middle
+            spec, describe_rows(trace, self.session.adapter.labels), explanation, otsu, pass_seconds, method_seconds
         )
         self.kept.put(key, found)
         return found
@@ -185,12 +191,13 @@ class Play:
             raise InputError("masks need relevance on an image grid, and this model's image tokens are regions")
         return segment(finite_maps(maps)[0], scale, extent, size[::-1], cfg.upsample, tie=cfg.tie)[0]
 
-    def _trace(self, token: str, asked: Asked, subject: Subject, method: Method) -> AttentionTrace:
-        """The trace of these targets, with the further passes that the method needs."""
+    def _trace(self, token: str, asked: Asked, subject: Subject, method: Method) -> tuple[AttentionTrace, float]:
+        """The trace of these targets, with the further passes that a method needs, and the seconds these took."""
         key = (token, "trace", asked)
         adapter = self.session.adapter
         trace: AttentionTrace | None = self.kept.get(key)
         with self._model:
+            start, kept = time.perf_counter(), trace
             if trace is None:
                 targets = [asked.of(predicted, query) for predicted, query in subject.predictions]
                 (trace,) = observe(adapter, subject.inputs, [targets], self.offered.from_one_trace)
@@ -199,7 +206,7 @@ class Play:
             if missing:
                 (trace,) = with_passes(adapter, subject.inputs, [trace], missing)
                 self.kept.put(key, trace)
-        return trace
+            return trace, time.perf_counter() - start if trace is not kept else 0.0
 
     def _relevance(self, trace: AttentionTrace, spec: MethodSpec, row: int) -> Explanation:
         # Only where gradients are still to be found is there more to do than to read the trace.

@@ -26,6 +26,8 @@ from hetexp.attribution.registry import METHODS
 from hetexp.data.coco import open_coco
 from hetexp.data.registry import DATASETS
 from hetexp.errors import ConfigError
+from hetexp.evaluation.thresholds.registry import STRATEGIES, get_strategy
+from hetexp.evaluation.thresholds.strategy import GreyMaps
 from hetexp.experiments.detection.metrics import METRICS
 from hetexp.experiments.engine.session import open_session
 from hetexp.experiments.tasks import evaluate
@@ -38,7 +40,7 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Import an example as a plugin would be; what it registers goes again afterwards."""
-    registries: list[dict[str, Any]] = [METHODS, METRICS, DATASETS, ARCHITECTURES]
+    registries: list[dict[str, Any]] = [METHODS, METRICS, DATASETS, ARCHITECTURES, STRATEGIES]
     before = [dict(registry) for registry in registries]
     monkeypatch.syspath_prepend(EXAMPLES)
     imported = []
@@ -95,6 +97,20 @@ def test_metric_is_between_nothing_and_all(example, tmp_path):
     shares = frame[frame["metric"] == "mask_share"].set_index("threshold")["value"]
     assert 0 < shares[1.0] < shares[0.3] < 100  # a lower threshold, a larger mask
     assert set(frame["metric"]) == {"mask_share", "AP", "AP_medium", "AP_large", "AR", "AR_medium", "AR_large"}
+
+
+def test_threshold_of_ones_own_makes_the_masks(example, tmp_path):
+    example("my_threshold")
+    levels = torch.tensor([[[0, 10, 20, 30]]], dtype=torch.uint8)
+    (found,) = get_strategy("above_mean", {"deviations": 2.0}).thresholds([GreyMaps(levels)])
+    assert found.tolist() == [15 + 2 * np.sqrt(125)]
+    example("my_metric")
+    asked = ["limit=2", "metrics=[segm,mask_share]", "threshold.strategy=above_mean"]
+    one, two = (results(tmp_path, *asked, f"+threshold.parameters.deviations={n}") for n in (1, 2))
+    assert set(one["strategy"].dropna()) == {"above_mean(deviations=1)"}
+    assert set(two["strategy"].dropna()) == {"above_mean(deviations=2)"}
+    shares = [frame.set_index("metric")["value"]["mask_share"] for frame in (one, two)]
+    assert shares[0] > shares[1] > 0, "a higher threshold, a smaller mask"
 
 
 def label_images(root: Path) -> None:

@@ -13,12 +13,11 @@ from hetexp.errors import InputError
 from hetexp.evaluation.masks import (
     encode,
     otsu,
-    otsu_thresholds,
-    otsu_thresholds_of,
     segment,
     to_image,
     to_uint8,
 )
+from hetexp.evaluation.thresholds.otsu import otsu_thresholds, otsu_thresholds_of
 from hetexp.evaluation.upsampling import Upsampling
 
 # pycocotools' decoder predates numpy 2's copy keyword

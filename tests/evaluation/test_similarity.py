@@ -8,8 +8,9 @@ import torch
 from scipy.stats import spearmanr
 
 from hetexp.errors import InputError
-from hetexp.evaluation.masks import otsu, otsu_thresholds, segment, to_uint8
+from hetexp.evaluation.masks import otsu, segment, to_uint8
 from hetexp.evaluation.similarity import rank_correlation, relative_difference
+from hetexp.evaluation.thresholds.otsu import otsu_thresholds
 from hetexp.evaluation.upsampling import Tie
 from hetexp.experiments.detection.deletion import steps_of
 

@@ -66,6 +66,15 @@ def test_experiments(composed: Compose, experiment: str) -> None:
         assert len(resolve_methods(cfg)) == len(cfg.methods)
 
 
+@pytest.mark.parametrize("experiment", ["figure6", "figure6_models"])
+def test_the_perturbation_test_has_an_oracle_where_the_data_knows_what_decides(
+    composed: Compose, experiment: str
+) -> None:
+    assert list(composed(f"+experiment={experiment}").controls) == ["oracle"]
+    assert composed(f"+experiment={experiment}", "profile=paper", "data.root=somewhere").controls is None
+    assert composed(f"+experiment={experiment}", "controls=null").controls is None
+
+
 def test_scales_may_be_one_or_many(composed: Compose) -> None:
     assert scales(composed("threshold.scale=0.3")) == [0.3]
     assert scales(composed("threshold.scale=[1,0.3]")) == [1.0, 0.3]

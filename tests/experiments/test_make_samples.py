@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,14 +13,19 @@ import torch
 from run_helpers import Compose
 from safetensors.torch import load_file
 
+from hetexp.data.vqa import read_questions
 from hetexp.errors import DataError
 from hetexp.evaluation.masks import otsu, to_image
 from hetexp.experiments.detection import explain as of_images
+from hetexp.experiments.detection.ground_truth import size_of
+from hetexp.experiments.detection.sampled_objects import DetectedObjects
 from hetexp.experiments.engine.samples import chosen_items, write_explanations
 from hetexp.experiments.engine.session import open_session
 from hetexp.experiments.tasks import make_samples
 from hetexp.experiments.vqa.explain import contrast, find_image
+from hetexp.explanation_files import MaskSettings
 from hetexp.reporting.products import make_figures
+from hetexp.reporting.run_lengths import decode_masks
 from hetexp.reporting.samples import read_samples
 
 PAPER = ["gae", "odam", "ours_abs", "ours_pos", "ours_noised"]
@@ -60,6 +66,43 @@ def test_chosen_ids_and_missing_ones(toy_config: Compose, tmp_path: Path, monkey
         of_images.samples(session)
 
 
+def test_the_object_behind_a_detection_is_stored(toy_config: Compose, tmp_path: Path) -> None:
+    session = open_session(toy_config("task=samples"), tmp_path / "run")
+    item, coco = session.data.items[0], session.data.coco
+    owner = next(a for a in coco.imgToAnns[item.image_id] if not a.get("iscrowd", 0))
+    x, y, w, h = owner["bbox"]
+    name = coco.cats[owner["category_id"]]["name"]
+    found = of_images.Row(
+        "", name, 0.9, 0, (x / item.width, y / item.height, (x + w) / item.width, (y + h) / item.height)
+    )
+    objects = DetectedObjects(session.data, session.adapter.labels, None)
+    behind = objects.behind(item, found)
+    assert behind["correct"] is True
+    assert behind["size"] == size_of(owner["area"])
+    assert np.array_equal(decode_masks([behind["mask"]], "here")[0], coco.annToMask(owner))
+    nowhere = replace(found, box=(0.0, 0.0, 1 / item.width, 1 / item.height))
+    assert objects.behind(item, nowhere) == {"correct": False, "size": "small"}
+    categories = {a["category_id"] for a in coco.imgToAnns[item.image_id]}
+    labels = session.adapter.labels.values()
+    stranger = next(c["name"] for c in coco.cats.values() if c["id"] not in categories and c["name"] in labels)
+    assert objects.behind(item, replace(found, label=stranger))["correct"] is False
+
+
+def test_further_images_are_for_the_gallery_alone(
+    toy_config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = toy_config("task=samples")
+    monkeypatch.setattr(of_images, "chosen_items", lambda data: {"detection": [4], "gallery": [4, 2, 1]})
+    make_samples(open_session(cfg, tmp_path / "run"))
+    found = read_samples(Path(cfg.paths.outputs), "detection")
+    assert [s.info["item"] for s in found.samples] == [4], "figures show the chosen ones"
+    assert [s.info["item"] for s in found.further] == [2, 1]
+    assert all(len(s.info["objects"]) == len(s.info["detections"]) for s in [*found.samples, *found.further])
+    monkeypatch.setattr(of_images, "chosen_items", lambda data: {"detection": [4], "gallery": [99]})
+    with pytest.raises(DataError, match=r"\[99\] are not among"):
+        of_images.samples(open_session(cfg, tmp_path / "run"))
+
+
 def test_methods_of_ones_choice_are_shown(toy_config: Compose, tmp_path: Path) -> None:
     """Figures show whatever the samples were made with, ODAM or no ODAM, and a method named by itself besides."""
     cfg = toy_config("task=samples", "limit=1", "methods=[gae,ours_abs,rollout]")
@@ -98,6 +141,8 @@ def test_questions_are_stored_for_both_targets(toy_vqa_config: Compose, tmp_path
     assert not np.allclose(signed, difference)
     assert {"yes", "no"}.isdisjoint(sample.info["contrast"])  # the toy's answers
     assert np.array(sample.info["boxes"]).max() > 1  # pixels
+    asked = {(q.img_id, q.sent): q.label for q in read_questions(Path(cfg.data.root, cfg.data.questions))}
+    assert sample.info["accepted"] == asked[sample.info["item"], sample.info["question"]]
 
 
 def test_contrast_prefers_the_opposite_answer() -> None:
@@ -139,7 +184,7 @@ def test_rewriting_keeps_the_old_samples_when_it_fails(
 
     monkeypatch.setattr("hetexp.explanation_files.save_file", full)
     with pytest.raises(DataError, match="no space left"):
-        write_explanations(folder, explained, {}, [1.0], "reference")
+        write_explanations(folder, explained, {}, MaskSettings([1.0]))
     assert {p.name: p.read_bytes() for p in (folder / "0").iterdir()} == before
     assert [p.name for p in folder.parent.iterdir()] == ["detection"]
     assert load_file(folder / "0" / "relevance.safetensors")

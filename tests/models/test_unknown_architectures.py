@@ -20,26 +20,32 @@ from oracle import Run, Seen
 from test_encoder_decoders import t5, whisper
 from test_two_towers import clip, siglip
 from text_models import tiny_bart
-from tiny import enliven, picture
+from tiny import enliven
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
-    BridgeTowerConfig,
     BridgeTowerForImageAndTextRetrieval,
-    BridgeTowerForMaskedLM,
     LlamaConfig,
     LlamaForCausalLM,
 )
+from unknown_models import (
+    SIZES,
+    Fused,
+    Joint,
+    bridge_tower,
+    of_bridge_tower,
+    of_joint,
+    of_transformer,
+    plain_transformer,
+)
 
 import hetexp
-from hetexp.errors import ConfigError, InputError
+from hetexp.errors import ConfigError
 from hetexp.models.encoder_decoder import BartAdapter, T5Adapter, WhisperAdapter
 from hetexp.models.examples import example_inputs
-from hetexp.models.matching import matched
 from hetexp.models.two_towers import ClipAdapter, SiglipAdapter
-from hetexp.models.watch import Seen as Observed
-from hetexp.models.wiring_file import WiredSource, WiredStep, Wiring
+from hetexp.models.wiring_file import WiredSource, Wiring
 from hetexp.paths import asset
 from hetexp.targets import Logit
 
@@ -48,42 +54,6 @@ MAPS = [
     for name, record in hetexp.METHODS.items()
     if name in oracle.METHODS and not record.build().features  # ODAM reads features, which a wiring does not name
 ]
-
-
-def plain_transformer(batch_first: bool = True) -> nn.Transformer:
-    torch.manual_seed(0)
-    model = nn.Transformer(16, 4, 2, 2, 24, batch_first=batch_first).double().eval()
-    enliven(model, 0, 1.0)
-    return model
-
-
-def of_transformer(batch_first: bool = True) -> dict[str, Tensor]:
-    g = torch.Generator().manual_seed(1)
-    found = {name: torch.randn(1, n, 16, generator=g, dtype=torch.float64) for name, n in (("src", 6), ("tgt", 4))}
-    if not batch_first:
-        found = {name: x.transpose(0, 1) for name, x in found.items()}
-    return found | {"tgt_mask": nn.Transformer.generate_square_subsequent_mask(4, dtype=torch.float64)}
-
-
-SIZES: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 32}
-
-
-def bridge_tower(kind: Any = BridgeTowerForMaskedLM) -> Any:
-    torch.manual_seed(0)
-    config = BridgeTowerConfig(
-        **SIZES,
-        num_hidden_layers=2,
-        text_config={**SIZES, "vocab_size": 30, "num_hidden_layers": 3, "max_position_embeddings": 20},
-        vision_config={"hidden_size": 64, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8},
-        attn_implementation="eager",
-    )
-    model = kind(config)
-    enliven(model, 0, 0.8)
-    return model.double().eval()
-
-
-def of_bridge_tower() -> dict[str, Tensor]:
-    return {"input_ids": torch.tensor([[0, 5, 6, 7, 8, 9, 2]]), "pixel_values": picture(32, 32, 3)}
 
 
 @contextmanager
@@ -217,42 +187,6 @@ def test_a_prediction_read_from_two_streams() -> None:
         assert distance(found.tokens(method, "image"), want["image"][None, 1:]) <= 1e-9, method
 
 
-class Joint(nn.Module):
-    """Text and picture in one stream; attention by `einsum`, dropout between softmax and product."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.project = nn.ModuleList(nn.Linear(8, 24) for _ in range(2))
-        self.drop = nn.Dropout(0.5)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, text: Tensor, image: Tensor) -> Tensor:
-        x = torch.cat([text, image], 1)
-        for layer in self.project:
-            q, k, v = layer(x).unflatten(-1, (3, 2, 4)).unbind(2)  # [B, N, heads, 4]
-            a = self.drop(torch.einsum("bqhd,bkhd->bhqk", q, k).softmax(-1))
-            x = x + torch.einsum("b h q k, b k h d -> b q h d", a, v).flatten(2)
-        return self.head(x[:, 0])
-
-
-class Fused(Joint):
-    """The same through `scaled_dot_product_attention`."""
-
-    def forward(self, text: Tensor, image: Tensor) -> Tensor:
-        x = torch.cat([text, image], 1)
-        for layer in self.project:
-            q, k, v = layer(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
-            o = nn.functional.scaled_dot_product_attention(q, k, v, scale=1.0)
-            x = x + o.transpose(1, 2).flatten(2)
-        return self.head(x[:, 0])
-
-
-def of_joint() -> dict[str, Tensor]:
-    g = torch.Generator().manual_seed(2)
-    return {name: torch.randn(1, n, 8, generator=g, dtype=torch.float64) for name, n in (("text", 5), ("image", 9))}
-
-
 def joint_run(model: Joint, inputs: dict[str, Tensor]) -> Run:
     """Maps and their gradients written out by hand."""
     x, maps = torch.cat([inputs["text"], inputs["image"]], 1)[0], []
@@ -315,110 +249,6 @@ def test_calls_of_one_module_are_steps_of_their_own() -> None:
     assert float(found["ours_abs"]["x"].max()) > 0
 
 
-def wired(**changes: Any) -> Wiring:
-    return replace(hetexp.propose(plain_transformer(), of_transformer()), **changes)
-
-
-CROSS_STEP = WiredStep("decoder.layers.0.multihead_attn", "tgt", "src")
-SRC, TGT = WiredSource("src"), WiredSource("tgt")
-
-
-def test_wirings_that_cannot_be_are_refused() -> None:
-    proposed = wired()
-    with pytest.raises(ConfigError, match="source 'image' is a part of stream 'pixels', which no step has"):
-        wired(sources={"image": WiredSource("pixels")})
-    with pytest.raises(ConfigError, match="read from stream 'answer', which no step has: its steps have src, tgt"):
-        wired(readouts={"answer": "0"})
-    with pytest.raises(ConfigError, match="needs sources and readouts"):
-        wired(readouts={})
-    with pytest.raises(ConfigError, match="move it to fusion"):
-        wired(encoder=(*proposed.encoder, CROSS_STEP))
-    with pytest.raises(ConfigError, match=r"decoder\.layers\.0\.multihead_attn is listed twice"):
-        wired(fusion=(*proposed.fusion, (CROSS_STEP,)))
-    with pytest.raises(ConfigError, match="causal names stream 'src'"):
-        wired(causal="src")
-    with pytest.raises(ConfigError, match="holds the sources a, b, which mix in step encoder"):
-        wired(sources={"a": WiredSource("src", "0:2"), "b": WiredSource("src", "2:")})
-    with pytest.raises(ConfigError, match="no step"):
-        wired(encoder=(), fusion=())
-
-
-def with_module(group: tuple[WiredStep, ...], **changes: Any) -> tuple[WiredStep, ...]:
-    return (replace(group[0], **changes),)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (lambda w: {"fusion": w.fusion[:-1]}, "observed, but not wired: decoder.layers.1.multihead_attn"),
-        (
-            lambda w: {"fusion": (*w.fusion, (WiredStep("decoder.layers.1.linear1", "tgt", "tgt"),))},
-            "no attention was observed there: decoder.layers.1.linear1",
-        ),
-        (
-            lambda w: {"fusion": (*w.fusion[:-1], with_module(w.fusion[-1], key="tgt"))},
-            "token counts of stream 'tgt' disagree: .* are 4, the keys of decoder.layers.1.multihead_attn are 6",
-        ),
-        (
-            lambda w: {"fusion": (w.fusion[2], w.fusion[1], w.fusion[0], w.fusion[3])},
-            "is wired after .*, and ran before it",
-        ),
-        (lambda w: {"readouts": {"tgt": "0"}}, "read from token 3 of stream 'tgt', and .* name token 0"),
-        (lambda w: {"readouts": {"tgt": "0:2"}}, "names 2 tokens .* for 4 rows"),
-        (lambda w: {"readouts": {"src": "0:4"}, "causal": None}, "read from token 0 of stream 'tgt', and .* name none"),
-        (
-            lambda w: {"readouts": {"src": "0", "tgt": ":"}, "causal": None},
-            "name stream 'src', and row 0 .* is not read",
-        ),
-        (lambda w: {"readouts": {"tgt": "9"}}, 'names tokens "9" of a stream of 4'),
-        (lambda w: {"sources": {"src": SRC, "tgt": replace(TGT, tokens="4:")}}, 'names tokens "4:" of a stream of 4'),
-        (lambda w: {"sources": {"src": replace(SRC, grid=(2, 2)), "tgt": TGT}}, "a grid of 2 × 2 and 6 tokens"),
-        (lambda w: {"output": "logits"}, "output: logits is no tensor of what the model returned"),
-    ],
-)
-def test_what_a_pass_contradicts_is_refused(changes: Callable[[Wiring], dict[str, Any]], message: str) -> None:
-    adapter = hetexp.wrap(plain_transformer(), wired(**changes(wired())))
-    with pytest.raises(ConfigError, match=message):
-        hetexp.explain(adapter, of_transformer(), ["ours_abs"], Logit(0, query=1))
-    assert not adapter.model._forward_hooks
-
-
-def test_causal_is_compared_with_the_maps() -> None:
-    inputs = of_transformer()
-    del inputs["tgt_mask"]
-    adapter = hetexp.wrap(plain_transformer(), wired())
-    with pytest.raises(
-        ConfigError, match=r"causal is 'tgt', and in decoder\.layers\.0\.self_attn its tokens attend later"
-    ):
-        hetexp.explain(adapter, inputs, ["ours_abs"], Logit(0, query=1))
-
-
-def test_attention_that_cannot_be_explained_is_refused() -> None:
-    model = plain_transformer()
-    two = {name: torch.cat([x, x]) if x.ndim == 3 else x for name, x in of_transformer().items()}
-    with pytest.raises(InputError, match="one input at a time"):
-        hetexp.explain(hetexp.wrap(model, wired()), two, ["ours_abs"], Logit(0, query=1))
-    with pytest.raises(ConfigError, match=r"Transformer has no module encoder\.layers\.7"):
-        hetexp.wrap(model, wired(encoder=(WiredStep("encoder.layers.7.self_attn", "src", "src"),)))
-    with pytest.raises(InputError, match="no attention was observed in Linear"):
-        hetexp.propose(nn.Linear(3, 3), {"input": torch.randn(1, 3)})
-    with pytest.raises(InputError, match="has 4 rows of logits: name one"):
-        hetexp.explain(hetexp.wrap(model, wired(causal=None)), of_transformer(), ["ours_abs"], Logit(0))
-
-
-def test_a_pooled_prediction_is_refused() -> None:
-    class Pooled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.attention(x, x, x)[0].mean(1)
-
-    with pytest.raises(InputError, match="read from 5 tokens of stream 'x' at once"):
-        hetexp.propose(Pooled(), {"x": torch.randn(1, 5, 8)})
-
-
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_features_are_the_tokens_that_enter_the_first_layer(batch_first: bool) -> None:
@@ -455,24 +285,6 @@ def test_a_classifier_of_the_library() -> None:
     found = hetexp.explain(hetexp.wrap(model, wiring), inputs, ["gae"])
     assert found.labels == [("good", "bad")[best]]
     assert found["gae"]["text"].shape == (1, 4)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("fusion: [", "is no YAML"),
-        ("steps: []", "has no key steps"),
-        ("fusion: [{module: a, query: x}]", "is not understood"),
-        ("encoder: []", "has no step"),
-    ],
-)
-def test_files_that_are_no_wiring(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "wiring.yaml"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=message):
-        Wiring.load(path)
-    with pytest.raises(ConfigError, match="there is no wiring"):
-        Wiring.load(tmp_path / "absent.yaml")
 
 
 def test_heads_that_share_keys_and_values() -> None:
@@ -526,27 +338,3 @@ def test_proposals_for_listed_architectures_equal_their_wiring(name: str) -> Non
     streams = dict(zip(proposed.streams, dict.fromkeys(s for pair in want for s in pair), strict=True))
     assert {streams[stream] for stream in proposed.readouts} == set(trace.readouts)
     assert {streams[s.stream] for s in proposed.sources.values()} == set(trace.source_streams)
-
-
-class Scaled(nn.Module):
-    """Changes its map after the softmax, as no attention does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.project = nn.Linear(8, 24)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.project(x).chunk(3, -1)
-        return x + (q @ k.transpose(1, 2)).softmax(-1).mul(0.5) @ v
-
-
-def test_a_map_must_be_one_and_make_the_output() -> None:
-    inputs = {"x": torch.randn(1, 5, 8)}
-    wiring = hetexp.propose(Scaled(), inputs)
-    with pytest.raises(InputError, match="do not sum to 1"):
-        hetexp.explain(hetexp.wrap(Scaled(), wiring), inputs, ["ours_abs"], Logit(0, query=1))
-    a, v = torch.eye(3).expand(1, 2, 3, 3), torch.randn(1, 2, 3, 4)
-    one = Wiring((WiredStep("m", "x", "x"),), (), {"x": WiredSource("x")}, {"x": ":"})
-    assert list(matched(one, [Observed("m", a, v, a @ v)])) == ["m"]
-    with pytest.raises(InputError, match="the output of m is not its map times its values"):
-        matched(one, [Observed("m", a, v, a @ v + 0.1)])

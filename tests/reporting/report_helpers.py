@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 from safetensors.numpy import save_file
 
-from hetexp.evaluation.masks import otsu_thresholds, segment, to_uint8
+from hetexp.evaluation.masks import segment, to_uint8
+from hetexp.evaluation.thresholds.otsu import otsu_thresholds
 from hetexp.reporting.names import PANEL_NAMES, PAPER_METHODS
 from hetexp.reporting.published import METRICS, TABLES
-from hetexp.reporting.run_lengths import encode_masks
+from hetexp.reporting.run_lengths import RunLengths, encode_masks, plain_run_lengths
 from hetexp.reporting.samples import StoredExplanation
 
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
@@ -110,6 +112,31 @@ def perturbation_rows(methods: dict[str, float]) -> list[dict[str, Any]]:
     return rows
 
 
+def finished_runs(folder: Path) -> Path:
+    """An outputs folder with one run of each experiment."""
+    outputs = folder / "outputs"
+    runs = outputs / "runs" / "2026-01-01"
+    write_items(write_run(runs / "10-00-00_table1", table_rows(1)))
+    write_items(write_run(runs / "10-05-00_table2", table_rows(2)))
+    write_run(
+        runs / "10-10-00_figure6",
+        perturbation_rows({"gae": 60, "odam": 50, "ours_abs": 62, "ours_pos": 61, "ours_noised": 63, "random": 55}),
+    )
+    sweep = outputs / "sweeps" / "2026-01-01" / "10-20-00"
+    rows = []
+    for i, scale in enumerate((0.3, 0.6, 1.0)):
+        for rank, method in enumerate(PAPER_METHODS):
+            value = 10 + rank * (scale - 0.6)  # the ranking turns over at 0.6
+            rows.append(
+                {**BASE, "experiment": "threshold_sweep", "method": method, "threshold": scale}
+                | {"panel": "segm", "metric": "AP", "value": value, "ci_low": value - 1, "ci_high": value + 1}
+            )
+        write_run(sweep / str(i), rows[-len(PAPER_METHODS) :])
+    pd.DataFrame(rows).to_csv(sweep / "results.csv", index=False)
+    (sweep / "multirun.yaml").write_text("{}")
+    return outputs
+
+
 def write_samples(outputs: Path, methods: Sequence[str] = PAPER_METHODS, shown: Sequence[str] | None = None) -> None:
     """Samples of both kinds with random relevance, as `task=samples` leaves them."""
     about: dict[str, Any] = {"checkpoint": "detr@0123456789ab", "data": "scenes", "versions": {"torch": "2.13.0"}}
@@ -156,6 +183,10 @@ def detection_samples(methods: Sequence[str] = PAPER_METHODS) -> dict[str, Store
             "methods": list(methods),
             "input_size": [96, 120],
             "otsu": {m: otsu_thresholds(u8).tolist() for m, u8 in levels.items()},
+            "objects": [
+                {"correct": True, "size": "medium", "mask": box_mask((6, 5), (40, 28))},
+                {"correct": False, "size": "small"},
+            ],
         }
         samples[str(item)] = StoredExplanation(
             picture(rng), info, _arrays(maps), masks=_arrays(masks), levels=_arrays(levels)
@@ -184,10 +215,19 @@ def question_samples(methods: Sequence[str] = PAPER_METHODS) -> dict[str, Stored
             "answers": [{"answer": a, "logit": 1.0, "probability": p} for a, p in (("yes", 0.8), ("no", 0.2))],
             "boxes": [[0, 0, 30, 20], [10, 5, 60, 48], [0, 0, 60, 48]],
             "contrast": ["yes", "no"],
+            "accepted": {"no" if number else "yes": 1.0},
+            "objects": [{"name": "zebra", "named": not number, "mask": box_mask((5, 10), (48, 60))}],
             "methods": [*methods, "homologous", "ours_full"],
         }
         samples[f"{part}-0"] = StoredExplanation(picture(rng), info, relevance)
     return samples
+
+
+def box_mask(start: tuple[int, int], end: tuple[int, int]) -> RunLengths:
+    """Run lengths of a rectangle of a `picture`, from the first row and column up to, not including, the last."""
+    mask = np.zeros((48, 60), np.uint8, order="F")
+    mask[start[0] : end[0], start[1] : end[1]] = 1
+    return plain_run_lengths(coco_mask.encode(mask))
 
 
 def _arrays(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

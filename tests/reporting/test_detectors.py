@@ -6,11 +6,21 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from latex_checks import check, check_signs
+from report_helpers import write_items, write_run
 
 from hetexp.errors import DataError
-from hetexp.reporting.detectors import compare_detectors, measures_frame, orders, table_frame, to_markdown, write_table
+from hetexp.reporting.detectors import (
+    compare_detectors,
+    measures_frame,
+    orders,
+    table_frame,
+    to_latex,
+    to_markdown,
+    write_table,
+)
 from hetexp.reporting.figures.detectors import draw_detectors
-from hetexp.reporting.runs import Run
+from hetexp.reporting.runs import Run, read_run
 
 AP = {  # at 0.3 and at 1.0
     "detr": {"gae": (10.0, 30.0), "ours_abs": (20.0, 20.0), "ours_pos": (30.0, 10.0)},
@@ -39,6 +49,19 @@ def rows(measures: bool = True) -> pd.DataFrame:
 
 def run(frame: pd.DataFrame, tmp_path: Path) -> Run:
     return Run(tmp_path, frame)
+
+
+def test_the_decidedly_best_of_each_detector_is_bold(tmp_path: Path) -> None:
+    frames = []
+    for job, (_, frame) in enumerate(rows().groupby("model", sort=False)):
+        frames.append(read_run(write_items(write_run(tmp_path / str(job), frame.to_dict("records")))).frame)
+    tex = to_latex(run(pd.concat(frames), tmp_path))
+    first, second = tex.split(r"\emph{Deformable DETR}")
+    assert r"GAE & \textbf{30.0} & 10.0 & 30.0 (1) & 60.0 \\" in first
+    assert r"Ours (pos) & 10.0 & \textbf{30.0} & 30.0 (0.3) & \textbf{80.0} \\" in first
+    assert r"Ours (abs) & \textbf{25.0} & 14.0 & " in second
+    check(tex)
+    check_signs(tex)
 
 
 def test_orders_are_compared_by_rank(tmp_path: Path) -> None:

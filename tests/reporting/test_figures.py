@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
-from report_helpers import detection_samples, perturbation_rows, write_run, write_samples
+from report_helpers import BASE, detection_samples, perturbation_rows, write_items, write_run, write_samples
 
 from hetexp.attribution.registry import METHODS
 from hetexp.errors import DataError
@@ -28,12 +28,14 @@ def texts(figure: plt.Figure) -> set[str]:
 def test_perturbation_has_four_panels_with_areas(outputs: Path, tmp_path: Path) -> None:
     run = newest_run(outputs, "figure6")
     figure = curves.draw_perturbation(run)
-    assert [ax.get_title(loc="left")[:3] for ax in figure.axes] == ["(a)", "(b)", "(c)", "(d)"]
-    legend = figure.axes[0].get_legend()
-    assert legend is not None
-    labels = [t.get_text() for t in legend.get_texts()]
-    assert labels[0] == "GAE: 60.0"
-    assert labels[-1] == "Random (control): 55.0"
+    *panels, legend = figure.axes
+    assert [ax.get_title(loc="left")[:3] for ax in panels] == ["(a)", "(b)", "(c)", "(d)"]
+    assert all(ax.get_legend() is None for ax in panels), "one legend for all"
+    assert len({ax.get_ylim() for ax in panels}) == 1
+    words = [t.get_text() for t in legend.texts]
+    assert words[:5] == ["AUC [95 %]", "(a)", "(b)", "(c)", "(d)"]
+    assert words[5:10] == ["GAE", *["60.0 [59.0, 61.0]"] * 4]
+    assert words[-5:-3] == ["Random (control)", "55.0 [54.0, 56.0]"]
     line = figure.axes[0].lines[0]
     assert np.asarray(line.get_xdata())[0] == 0
     assert np.asarray(line.get_ydata())[-1] == pytest.approx(60)
@@ -42,6 +44,35 @@ def test_perturbation_has_four_panels_with_areas(outputs: Path, tmp_path: Path) 
     assert [p.name for p in paths] == ["figure6.png", "figure6.pdf", "figure6.csv"]
     assert paths[1].read_bytes().startswith(b"%PDF")
     assert len(paths[2].read_text().splitlines()) == 1 + 6 * 4 * 9
+
+
+def test_the_legend_says_where_areas_lie_between_random_and_the_oracle(tmp_path: Path) -> None:
+    rows = perturbation_rows({"gae": 60, "random": 55, "oracle": 75})
+    run = read_run(write_items(write_run(tmp_path / "run", rows)))
+    cells = curves.legend_cells(run, ["gae", "random"])
+    assert cells["gae"][0] == "60.0 [59.0, 61.0] | 25"
+    assert cells["random"][0] == "55.0 [54.0, 56.0] | 0"
+    assert cells["gae"][1] == "60.0 [59.0, 61.0]", "an oracle that is no better than random is no end"
+    figure = curves.draw_perturbation(run)
+    assert "AUC [95 %] | % of the oracle's" in texts(figure)
+
+
+def test_a_crowded_end_is_enlarged_where_there_is_room(tmp_path: Path) -> None:
+    """Curves that stay high leave room below them; those that fall at once do not."""
+    rows = perturbation_rows({"gae": 50.0})
+    for row in rows:
+        if row["metric"].startswith("accuracy@"):
+            share = float(row["metric"].partition("@")[2])
+            drop = share > 0.9 if row["panel"].endswith("negative") else share > 0
+            row |= {"value": 30.0 if drop else 95.0, "ci_low": None, "ci_high": None}
+    figure = curves.draw_perturbation(read_run(write_run(tmp_path / "run", rows)))
+    insets = [len(ax.child_axes) for ax in figure.axes[:4]]
+    assert insets == [1, 0, 1, 0]
+    (inset,) = figure.axes[0].child_axes
+    assert inset.get_xlim() == curves.END
+    top = figure.axes[0].transData.inverted().transform(inset.transAxes.transform((0, 1)))[1]
+    assert top < 95, "no curve is covered"
+    plt.close(figure)
 
 
 def test_perturbation_without_curves(tmp_path: Path) -> None:
@@ -62,6 +93,48 @@ def test_sweep_finds_where_rankings_cross(outputs: Path) -> None:
     assert len(found) == 10  # every pair of five methods
     assert all(at == pytest.approx(0.6) for at, _, _ in found)
     assert {(behind, ahead) for _, behind, ahead in found} >= {("gae", "odam"), ("ours_abs", "ours_noised")}
+    level = curves.crossings(table)  # all are level at 0.6, a scale of the sweep
+    assert {at for at, _, _ in level} == {0.6}
+    assert {pair[1:] for pair in level} == {pair[1:] for pair in found}
+
+
+def test_the_sweep_names_crossings_and_marks_the_papers_scales(outputs: Path) -> None:
+    run = newest_run(outputs, "threshold_sweep")
+    figure = curves.draw_sweep(run)
+    large, near, note = figure.axes
+    assert {t.get_text() for t in large.texts} == {"Table 1 (× 1)", "Table 2 (× 0.3)"}
+    drawn = [np.asarray(line.get_xdata()) for line in large.lines]
+    assert sorted(x[0] for x in drawn if len(x) == 2) == [0.3, 1.0]
+    plt.close(figure)
+    # two curves by hand: 20 - 10 x and 10 + 10 x meet at 0.5
+    rows = [
+        {**BASE, "experiment": "threshold_sweep", "method": m, "threshold": x, "panel": "segm", "metric": "AP"}
+        | {"value": a + b * x, "ci_low": a + b * x - 1, "ci_high": a + b * x + 2}
+        for m, a, b in (("gae", 20, -10), ("ours_abs", 10, 10))
+        for x in (0.3, 0.6, 1.0)
+    ]
+    run = read_run(write_run(outputs / "crossing", rows))
+    figure = curves.draw_sweep(run)
+    large, near, note = figure.axes
+    assert [t.get_text() for t in note.texts] == ["1: at 0.50 Ours (abs) passes GAE"]
+    assert "1" in {t.get_text() for t in near.texts}
+    bands = [np.asarray(band.get_paths()[0].vertices)[:, 1] for band in large.collections]
+    assert [(round(b.min(), 6), round(b.max(), 6)) for b in bands] == [(9, 19), (12, 22)]
+    assert not near.collections, "bands only where they can be told apart"
+    plt.close(figure)
+
+
+def test_the_sweep_without_crossings_is_one_panel(outputs: Path) -> None:
+    rows = [
+        {**BASE, "experiment": "threshold_sweep", "method": m, "threshold": x, "panel": "segm", "metric": "AP"}
+        | {"value": value}
+        for m, value in (("gae", 20), ("ours_abs", 10))
+        for x in (0.5, 0.6)
+    ]
+    figure = curves.draw_sweep(read_run(write_run(outputs / "level", rows)))
+    assert len(figure.axes) == 2
+    assert not figure.axes[0].texts, "neither table's scale is in the sweep"
+    plt.close(figure)
 
 
 def test_detections(outputs: Path) -> None:
@@ -83,7 +156,7 @@ def test_questions(outputs: Path) -> None:
     write_samples(outputs)
     found = read_samples(outputs, "vqa")
     shown = texts(questions.draw_methods(found.part("questions")))
-    assert {"zebra", "[SEP]", "GAE", "Ours (noised)", "is there a zebra?\n→ yes"} <= shown
+    assert {"zebra", "[SEP]", "GAE", "Ours (noised)", "is there a zebra?", "→ yes"} <= shown
     assert "[CLS]" not in shown
     logic = texts(questions.draw_logic(found.part("logic")))
     assert {"(a) single logit", "(b) difference", "y = logit(yes)", "y = logit(yes) − logit(no)"} <= logic
@@ -234,3 +307,35 @@ def test_words_wrap() -> None:
     assert len(lines) == 2
     assert all(line[-1][1] + line[-1][2] <= 40 for line in lines)
     assert len(maps.token_rows(["incomprehensibilities"], width=10, size=6)) == 1
+
+
+def test_no_word_is_left_alone_where_lines_can_be_alike() -> None:
+    words = ["aaaa"] * 7
+    wide = maps.token_rows(words[:6], width=1e6, size=6)
+    width = wide[0][-1][1] + wide[0][-1][2]
+    lines = maps.token_rows(words, width=width, size=6)  # six fit into the first line
+    assert [len(line) for line in lines] == [4, 3]
+    assert [i for line in lines for i, _, _ in line] == list(range(7))
+
+
+def test_regions_that_stand_out() -> None:
+    def out(*sizes: float) -> list[int]:
+        return maps.standing_out(np.array(sizes))
+
+    assert out(0.1, 0.9, 0.2, -0.8) == [1, 3], "before the widest gap, by size"
+    assert out(1.0, 0.4, 0.3, 0.2) == [0]
+    assert out(1.0, 0.9, 0.8, 0.7, 0.6) == [], "no gap of a quarter of the largest"
+    assert out(0.9, 0.88, 0.86, 0.3) == [0, 1, 2]
+    assert out(0.0, 0.0) == []
+    assert out(0.5) == [0], "the only one"
+
+
+def test_a_figure_of_many_methods_fits_a_page(outputs: Path) -> None:
+    write_samples(outputs)
+    samples = read_samples(outputs, "vqa").part("questions")
+    figure = questions.draw_methods(samples * 2)
+    assert figure.get_size_inches()[1] <= style.PAGE_HEIGHT + 0.01
+    words = [float(t.get_fontsize()) for ax in figure.axes for t in ax.texts if t.get_text() == "zebra"]
+    assert words
+    assert min(words) >= 7
+    plt.close(figure)

@@ -8,13 +8,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from report_helpers import BASE, write_run
+from latex_checks import check, check_signs
+from report_helpers import BASE, write_items, write_run
 
 from hetexp.errors import ConfigError, DataError
 from hetexp.reporting.board import frontier, read_board
 from hetexp.reporting.board_page import page_context
 from hetexp.reporting.figures.leaderboard import draw_leaderboard, points
-from hetexp.reporting.leaderboard import advice, refusals, shown, timed
+from hetexp.reporting.leaderboard import advice, refusals, shown, timed, to_latex
 from hetexp.reporting.products import make_figures, make_tables
 
 COST = {
@@ -59,6 +60,19 @@ def board_outputs(tmp_path: Path) -> Path:
     few = [*rows_of("gae", 44.0, "leaderboard_passes"), *rows_of("d_rise", 60.0, "leaderboard_passes")]
     board_run(runs / "b", few, {"gae": COST, "d_rise": COST | {"forward": 250, "seconds_ratio": 200.0}}, 10, 2)
     return tmp_path
+
+
+def test_the_decidedly_best_of_each_column_is_bold(board_outputs: Path) -> None:
+    assert r"\textbf" not in to_latex(read_board(board_outputs)), "no single items, no decision"
+    for run in ("a", "b"):
+        write_items(board_outputs / "runs" / run)
+    tex = to_latex(read_board(board_outputs))
+    parts = tex.split(r"\end{table")
+    assert r"Ours (pos) & \textbf{50.0} & \textbf{25.0} & \textbf{24.0} & \textbf{28.0 at 0.6} & " in parts[0]
+    assert r"D-RISE & \textbf{60.0} & " in parts[1]
+    assert tex.count(r"\textbf") == 8
+    check(tex)
+    check_signs(tex)
 
 
 def test_parts_and_numbers(board_outputs: Path) -> None:

@@ -84,7 +84,10 @@ def test_nothing_there_names_all_commands(tmp_path: Path) -> None:
 def test_an_incomplete_run_is_not_left_out_in_silence(outputs: Path) -> None:
     (outputs / "runs" / "2026-01-01" / "10-05-00_table2" / "results.csv").unlink()
     write_run(outputs / "runs" / "2026-01-02", [r for r in table_rows(2) if r["method"] != "odam"])
-    with pytest.raises(DataError, match=r"has no odam at threshold 0\.3"):
+    (made,) = make_tables(outputs, ["table2"])
+    assert "Not in this run: ODAM." in made.text
+    write_run(outputs / "runs" / "2026-01-03", [r | {"threshold": 0.5} for r in table_rows(2)])
+    with pytest.raises(DataError, match=r"has none of gae, odam, .* at threshold 0\.3"):
         make_tables(outputs)
 
 

@@ -12,7 +12,7 @@ from hetexp.attribution.registry import METHODS, MethodRecord
 from hetexp.errors import ConfigError, DataError
 from hetexp.reporting import ground_truth, perturbation
 from hetexp.reporting.evidence.verdicts import HOLDS, NOT_MEASURED, UNDECIDED
-from hetexp.reporting.latex import escape
+from hetexp.reporting.latex import GAP, escape
 from hetexp.reporting.names import PAPER_METHODS
 from hetexp.reporting.published import METRICS
 from hetexp.reporting.runs import Run, newest_run, read_run
@@ -92,7 +92,7 @@ def test_intervals_stand_beside_values_which_stay_as_they_are(tmp_path: Path) ->
     frame = csv_frame(table)
     assert list(frame.columns[:10]) == list(wide(table).columns)
     assert frame.loc["AP", ["GAE low", "GAE high"]].tolist() == ["12.1", "15.1"]
-    assert r"13.1 {\scriptsize [12.1, 15.1]}" in to_latex(table)
+    assert "\n & {\\scriptsize [12.1, 15.1]} & " in to_latex(table)
 
 
 def test_files(outputs: Path, tmp_path: Path) -> None:
@@ -125,8 +125,9 @@ def test_further_methods_are_further_columns(tmp_path: Path) -> None:
     assert {c.arguments["one"] for c, _ in table.claims} <= set(PAPER_METHODS)
     assert all(name in to_markdown(table) for name in further)
     tex = to_latex(table)
-    assert r"\begin{tabular}{l" + "r" * 14 + "}" in tex
-    assert r"Ours (abs), noise\_link=row" in tex
+    assert f"\\begin{{tabular}}{{@{{}}l{'r' * 9}{GAP}{'r' * 5}@{{}}}}" in tex
+    assert r" Ours (abs), & " in tex
+    assert r"noise\_link=row" in tex, "in the next line of its heading"
 
 
 def test_two_methods_of_one_label_keep_their_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,10 +162,28 @@ def test_missing_run_names_the_command(tmp_path: Path) -> None:
         newest_run(tmp_path, "table1")
 
 
+def test_a_run_of_some_methods(tmp_path: Path) -> None:
+    """What is there is printed, and what is not is named."""
+    whole = compare(read_run(write_run(tmp_path / "whole", table_rows(1))), 1)
+    rows = [r for r in table_rows(1) if r["method"] not in ("odam", "ours_noised")]
+    table = compare(read_run(write_items(write_run(tmp_path / "run", rows))), 1)
+    assert list(wide(table).columns) == ["GAE", "GAE †", "Ours (abs)", "Ours (abs) †", "Ours (pos)", "Ours (pos) †"]
+    assert wide(table).equals(wide(whole)[wide(table).columns])
+    assert "Not in this run: ODAM, Ours (noised)." in to_markdown(table)
+    assert "Not in this run" not in to_markdown(whole)
+    in_ap = [(claim, found) for claim, found in table.claims if claim.arguments["metric"] == "AP"]
+    assert {claim.pair for claim, found in in_ap if found.verdict != NOT_MEASURED} == {
+        "GAE > Ours (pos)",
+        "GAE > Ours (abs)",
+        "Ours (pos) > Ours (abs)",
+    }
+    assert r"\begin{tabular}" in to_latex(table)
+
+
 def test_incomplete_or_foreign_results(tmp_path: Path) -> None:
-    rows = [r for r in table_rows(1) if r["method"] != "gae"]
+    rows = [r | {"method": "random"} for r in table_rows(1) if r["method"] == "gae"]
     run = read_run(write_run(tmp_path / "run", rows))
-    with pytest.raises(DataError, match=r"has no gae at threshold 1\.0"):
+    with pytest.raises(DataError, match=r"has none of gae, odam, .* at threshold 1\.0"):
         compare(run, 1)
     with pytest.raises(ConfigError, match="table 3 does not exist"):
         compare(run, 3)

@@ -370,6 +370,12 @@ def test_what_the_page_cannot_use_is_refused(overrides, said):
         run_serve(composed("task=serve", "port=0", *overrides))
 
 
+def test_the_slider_is_of_otsus_threshold_alone(tmp_path):
+    said = r"outlines masks at multiples of Otsu's threshold, not by threshold\.strategy=quantile\(share=0\.1\)"
+    with pytest.raises(ConfigError, match=said):
+        play_of(tmp_path, "model=detr", "threshold=quantile")
+
+
 def test_without_the_extra_its_installation_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(ConfigError, match=r"hetexp\[serve\]"):

@@ -14,11 +14,13 @@ from hetexp.attribution.method import Method
 from hetexp.data.coco import SceneItem
 from hetexp.data.registry import DetectionData
 from hetexp.errors import ConfigError, DataError, InputError
+from hetexp.experiments.detection.sampled_objects import DetectedObjects
 from hetexp.experiments.engine.samples import DEFAULT_ITEMS, chosen_items, shown_methods
 from hetexp.experiments.engine.session import Session
 from hetexp.explanation import Explanation, Row
 from hetexp.models.protocols import Detections, Detector
 from hetexp.models.trace import Target
+from hetexp.reporting.samples import GALLERY_PART
 from hetexp.targets import PAIRS, SINGLE, BoxSide, Logit, RunnerUp, index_of
 
 log = logging.getLogger("hetexp")
@@ -44,40 +46,57 @@ def by_probability(adapter: Detector, found: Detections) -> list[Row]:
 
 
 def samples(session: Session) -> dict[str, Explanation]:
-    """The chosen images with every certain detection explained; the first `limit` of them."""
+    """The chosen images with every certain detection explained, and those of the gallery with all; `limit` of each."""
     data: DetectionData = session.data
     by_id = {item.image_id: item for item in data.items}
-    chosen = chosen_items(session.cfg.data.name).get("detection")
-    missing = [i for i in chosen or [] if i not in by_id]
+    listed = chosen_items(session.cfg.data.name)
+    chosen, further = listed.get("detection"), listed.get("gallery", [])
+    missing = [i for i in [*(chosen or []), *further] if i not in by_id]
     if missing:
         raise DataError(f"sample images {missing} are not among the data's {len(by_id)}: check data.root")
     methods = shown_methods(session)
     if session.cfg.methods is None:
         methods |= build_methods(GALLERY)
     most = session.cfg.limit or (None if chosen else DEFAULT_ITEMS)
+    objects = DetectedObjects(data, session.adapter.labels, session.cfg.data.categories)
     out: dict[str, Explanation] = {}
     for item in [by_id[i] for i in chosen] if chosen else data.items:
         if len(out) == most:
             break
-        explained = _sample(session, data, item, methods, fallback=chosen is not None)
-        if explained is not None:
-            out[str(item.image_id)] = explained
+        image, kept = _kept(session, item)
+        certain = [f for f in kept if f.score > CERTAIN] or (kept[:MOST_SAMPLED] if chosen is None else kept[:1])
+        if certain:
+            out[str(item.image_id)] = _sample(session, item, image, methods, certain, objects)
+    for item in [by_id[i] for i in further if str(i) not in out][: session.cfg.limit]:
+        image, kept = _kept(session, item)
+        if kept:  # whatever was detected, wrong or right
+            out[str(item.image_id)] = _sample(session, item, image, methods, kept, objects)
+            out[str(item.image_id)].details["part"] = GALLERY_PART
     return out
 
 
-def _sample(
-    session: Session, data: DetectionData, item: SceneItem, methods: Mapping[str, Method], fallback: bool
-) -> Explanation | None:
+def _kept(session: Session, item: SceneItem) -> tuple[Image.Image, list[Row]]:
+    """An image, and its detections above the threshold, by falling probability."""
     adapter: Detector = session.adapter
-    image = data.load(item)
+    image = session.data.load(item)
     kept = [f for f in detections(adapter, image) if f.score > adapter.score_threshold]
-    certain = [f for f in kept if f.score > CERTAIN] or (kept[:1] if fallback else kept[:MOST_SAMPLED])
-    if not certain:
+    if not kept:
         log.warning("image %s has no detection with p > %g: no sample of it", item.image_id, adapter.score_threshold)
-        return None
-    shown = sorted(certain[:MOST_SAMPLED], key=_left_to_right)
+    return image, kept
+
+
+def _sample(
+    session: Session,
+    item: SceneItem,
+    image: Image.Image,
+    methods: Mapping[str, Method],
+    found: Sequence[Row],
+    objects: DetectedObjects,
+) -> Explanation:
+    adapter: Detector = session.adapter
+    shown = sorted(found[:MOST_SAMPLED], key=_left_to_right)
     explained = explain(adapter, adapter.prepare([image]), methods, [Logit(query=f.query) for f in shown], image=image)
-    explained.details["item"] = item.image_id
+    explained.details |= {"item": item.image_id, "objects": [objects.behind(item, f) for f in shown]}
     return explained
 
 

@@ -45,8 +45,7 @@ class GroundTruth:
             if not target.any():
                 continue
             around = Surroundings.of(target, _union(masks, kin, target), _union(masks, rest, target))
-            parts = [size for size, (low, high) in SIZES.items() if low <= owner["area"] < high]
-            parts += ["with siblings"] if kin else []
+            parts = [size_of(owner["area"]), *(["with siblings"] if kin else [])]
             panels = {self.panel, *(f"{self.panel}/{part}" for part in parts)}
             measures = map_measures(image.relevance[row].double().numpy(), around)
             self._rows.append((f"{image.image_id}:{row}", str(image.image_id), panels, measures))
@@ -72,14 +71,33 @@ def owners_of(annotations: Sequence[dict[str, Any]], image: Any) -> dict[int, di
     found = {}
     height, width = image.size
     for (row, category, _), (x, y, w, h) in zip(image.detections, image.boxes, strict=True):
-        candidates = [a for a in annotations if a["category_id"] == category]
-        if row < 0 or not candidates:
-            continue
         box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-        overlap = rle.iou([box], [a["bbox"] for a in candidates], [0] * len(candidates))[0]
-        if overlap.max() >= MIN_IOU:
-            found[row] = candidates[int(overlap.argmax())]
+        owner = None if row < 0 else owner_of(annotations, category, box)
+        if owner is not None:
+            found[row] = owner
     return found
+
+
+def owner_of(
+    annotations: Sequence[dict[str, Any]], category: int | None, box: Sequence[float]
+) -> dict[str, Any] | None:
+    """The object that a detection belongs to, see `GroundTruth`; None if there is none.
+
+    Args:
+        annotations: the image's objects.
+        category: of the detection.
+        box: its x, y, width and height, in pixels.
+    """
+    candidates = [a for a in annotations if a["category_id"] == category]
+    if not candidates:
+        return None
+    overlap = rle.iou([list(box)], [a["bbox"] for a in candidates], [0] * len(candidates))[0]
+    return candidates[int(overlap.argmax())] if overlap.max() >= MIN_IOU else None
+
+
+def size_of(area: float) -> str:
+    """COCO's name for the size of an object of so many pixels."""
+    return next(size for size, (low, high) in SIZES.items() if low <= area < high)
 
 
 def _union(

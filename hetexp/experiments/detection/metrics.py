@@ -121,6 +121,7 @@ FURTHER: dict[str, str] = {"masks": "hetexp.experiments.detection.fidelity:MaskF
 PASSES: dict[str, str] = {
     "deletion": "hetexp.experiments.detection.deletion:deletion",
     "randomisation": "hetexp.experiments.detection.randomisation:randomisation",
+    "rule_time": "hetexp.experiments.detection.rule_time:rule_time",
 }
 
 

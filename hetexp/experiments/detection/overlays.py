@@ -26,11 +26,14 @@ def overlays(session: Session, count: int) -> Iterator[tuple[str, Image]]:
             count -= 1
             relevance, _ = finite_maps(tensors[str(row.image_id)])
             sizes = (int(row.input_height), int(row.input_width)), (int(row.height), int(row.width))
-            masks = segment(relevance, scale, *sizes, session.cfg.threshold.upsample, tie=session.cfg.threshold.tie)
+            upsample, tie = session.cfg.threshold.upsample, session.cfg.threshold.tie
+            masks = segment(relevance, scale, *sizes, upsample, tie=tie, strategy=session.strategy)
             pixels = np.asarray(session.data.load(items[row.image_id])) / 255
             shade = pixels.mean(2, keepdims=True).repeat(3, 2) * 0.5
             for number, mask in enumerate(masks.numpy()):
                 colour = np.array(colorsys.hsv_to_rgb(number * 0.618 % 1, 0.8, 1.0))
                 shade = np.where(mask[:, :, None], 0.55 * pixels + 0.45 * colour, shade)
-            caption = f"image {row.image_id}: {spec.name}, {row.kept} detections, scale {scale:g}"
+            caption = (
+                f"image {row.image_id}: {spec.name}, {row.kept} detections, {session.strategy.name}, scale {scale:g}"
+            )
             yield caption, fromarray((255 * shade).round().astype(np.uint8))

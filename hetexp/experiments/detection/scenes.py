@@ -16,6 +16,8 @@ from hetexp.data.categories import category_of
 from hetexp.errors import InputError
 from hetexp.evaluation.cells import Cells
 from hetexp.evaluation.masks import foreground, segment
+from hetexp.evaluation.thresholds.otsu import OTSU
+from hetexp.evaluation.thresholds.strategy import Strategy
 from hetexp.evaluation.upsampling import Tie, Upsampling
 from hetexp.experiments.detection.attribution import DETECTIONS
 from hetexp.experiments.engine.store import Store
@@ -80,20 +82,21 @@ class Scene:
         self._counted: dict[Cells, Floats] = {}
 
     @cached_property
-    def _annotations(self) -> list[dict[str, Any]]:
+    def annotations(self) -> list[dict[str, Any]]:
+        """Of the objects [n]."""
         found: list[dict[str, Any]] = self._coco.imgToAnns.get(self.image.image_id, [])
         return found
 
     def in_cells(self, cells: Cells) -> Floats:
         """Pixels of every object in every cell [n, cells]."""
         if cells not in self._counted:
-            self._counted[cells] = cells.count([self._coco.annToRLE(a) for a in self._annotations])
+            self._counted[cells] = cells.count([self._coco.annToRLE(a) for a in self.annotations])
         return self._counted[cells]
 
     @cached_property
     def crowd(self) -> NDArray[np.bool_]:
         """Which objects stand for a group [n]."""
-        return np.array([bool(a.get("iscrowd", 0)) for a in self._annotations], dtype=bool)
+        return np.array([bool(a.get("iscrowd", 0)) for a in self.annotations], dtype=bool)
 
     @cached_property
     def detections(self) -> tuple[Ints, Ints, Floats]:
@@ -113,7 +116,7 @@ class Scene:
     @cached_property
     def pairs(self) -> tuple[Ints, Ints]:
         """Detections and objects of one category, one detection after the other [P] each."""
-        theirs = np.array([a["category_id"] for a in self._annotations], dtype=np.int64)
+        theirs = np.array([a["category_id"] for a in self.annotations], dtype=np.int64)
         detection, thing = np.nonzero(self.detections[1][:, None] == theirs)
         return detection, thing
 
@@ -152,10 +155,11 @@ class SweptImage:
         scene: the image with its objects.
         relevance: maps of the kept queries [k, h, w]; one that was not finite is 0.
         u8: the same at 8 bits.
-        thresholds: Otsu's, of each map [k].
-        scales: multiples of Otsu's threshold [S].
+        thresholds: the strategy's, of each map [k].
+        scales: multiples of the thresholds [S].
         upsample: how masks get to the size of the image.
         tie: what a token exactly at the threshold is.
+        strategy: what thresholds maps that are upsampled before.
     """
 
     scene: Scene
@@ -165,6 +169,7 @@ class SweptImage:
     scales: Sequence[float]
     upsample: Upsampling = Upsampling.reference
     tie: Tie = Tie.background
+    strategy: Strategy = OTSU
 
     def at(self, threshold: int) -> ScoredImage:
         """The image at one threshold, by its number."""
@@ -174,9 +179,16 @@ class SweptImage:
 
     def pixels(self, threshold: int) -> Tensor:
         """Masks at one threshold, by its number, bool [k, H, W]."""
-        image = self.scene.image
-        scale = self.scales[threshold]
-        return segment(self.relevance, scale, image.input_size, image.size, self.upsample, self.thresholds, self.tie)
+        sizes = self.scene.image.input_size, self.scene.image.size
+        return segment(
+            self.relevance,
+            self.scales[threshold],
+            *sizes,
+            self.upsample,
+            thresholds=self.thresholds,
+            tie=self.tie,
+            strategy=self.strategy,
+        )
 
     @cached_property
     def cells(self) -> Cells:

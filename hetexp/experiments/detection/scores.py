@@ -15,13 +15,17 @@ from torch import Tensor
 
 from hetexp.data.categories import category_ids
 from hetexp.data.registry import DetectionData
+from hetexp.errors import DataError
 from hetexp.evaluation.bootstrap import Counts, resample_counts
-from hetexp.evaluation.masks import finite_maps, otsu_thresholds_of, to_uint8
+from hetexp.evaluation.masks import finite_maps, to_uint8
 from hetexp.evaluation.matches import Matches, estimates_of
+from hetexp.evaluation.thresholds.otsu import OTSU
+from hetexp.evaluation.thresholds.strategy import Strategy
 from hetexp.evaluation.upsampling import Tie, Upsampling
 from hetexp.experiments.detection.controls import Control, ControlInput, get_control
 from hetexp.experiments.detection.metrics import METRICS, PASSES, DetectionMetric, SweptMetric, get_metric
 from hetexp.experiments.detection.scenes import Scene, StoredImage, SweptImage, read_images
+from hetexp.experiments.detection.thresholds import thresholds_of
 from hetexp.experiments.engine.chunks import report_skips
 from hetexp.experiments.engine.items import ItemRecord, ItemValues
 from hetexp.experiments.engine.methods import MethodSpec
@@ -60,6 +64,16 @@ class Scores:
 def score_all(session: Session) -> list[Result]:
     """Every metric of every method at every threshold."""
     cfg, names, coco = session.cfg, session.adapter.labels, session.data.coco
+    if session.strategy.rule.needs_objects and not coco.anns:
+        raise DataError(
+            f"threshold.strategy={session.strategy.name} reads the masks of the objects, and data={cfg.data.name} has "
+            "no annotated object: choose another strategy"
+        )
+    session.facts["threshold"] = {
+        "strategy": session.strategy.name,
+        "upsample": cfg.threshold.upsample.value,
+        "tie": cfg.threshold.tie.value,
+    }
     categories = category_ids(names, coco, cfg.data.categories)
     store, chunks = session.store, session.chunk_names
     images, skipped = read_images(store, chunks, categories, names, cfg.model.include_below_threshold)
@@ -78,6 +92,7 @@ def score_all(session: Session) -> list[Result]:
         Tie(cfg.threshold.tie),
         cfg.bootstrap,
         cfg.seed,
+        session.strategy,
     )
     record = ItemRecord([str(i) for i in sorted(image.image_id for image in images)], cfg.bootstrap, cfg.seed)
     sources: list[Source] = [*session.methods, *controls]
@@ -131,7 +146,7 @@ class Tally:
         metrics: classes of the metrics.
         data: the annotations.
         image_ids: of all images that count.
-        scales: multiples of Otsu's threshold.
+        scales: multiples of the thresholds.
         relevance_too: whether to measure what knows no threshold.
     """
 
@@ -215,6 +230,7 @@ class Scorer:
         tie: what a token exactly at the threshold is.
         resamples: behind the intervals; 0 leaves them out.
         seed: of the resamples.
+        strategy: what gives maps their thresholds.
     """
 
     store: Store
@@ -227,6 +243,7 @@ class Scorer:
     tie: Tie
     resamples: int
     seed: int
+    strategy: Strategy = OTSU
 
     def __call__(self, jobs: Sequence[Job], advance: Callable[[], Any] = lambda: None) -> list[list[Scores]]:
         """Per job the scores at its scales; `advance` is called once for every job and chunk."""
@@ -243,10 +260,12 @@ class Scorer:
                 maps.append(self._maps(source, scenes, tensors))
             clean = [finite_maps(relevance) for of_job in maps for relevance in of_job]
             small = [to_uint8(finite) for finite, _ in clean]
-            prepared = iter(zip(clean, small, otsu_thresholds_of(small), strict=True))
+            levels_of = thresholds_of(self.strategy, scenes * len(jobs), small, self.upsample, self.tie)
+            prepared = iter(zip(clean, small, levels_of, strict=True))
             for tally in tallies:
                 for scene, ((finite, bad), u8, levels) in zip(scenes, islice(prepared, len(scenes)), strict=True):
-                    tally.add(SweptImage(scene, finite, u8, levels, tally.scales, self.upsample, self.tie), bad)
+                    given = finite, u8, levels, tally.scales, self.upsample, self.tie, self.strategy
+                    tally.add(SweptImage(scene, *given), bad)
                 advance()
         counts = resample_counts(len(ids), self.resamples, self.seed) if self.resamples and ids else None
         return [tally.scores(counts) for tally in tallies]

@@ -96,8 +96,8 @@ def _cost(adapter: Adapter, methods: Mapping[str, Method], items: Sequence[Price
         explain(items[0])  # it also refuses, and warms up
     alone, whole = [], []
     for item in items:
-        alone.append(_seconds(item.forward))
-        whole.append(_seconds(lambda item=item: explain(item)))  # type: ignore[misc]
+        alone.append(seconds_of(item.forward))
+        whole.append(seconds_of(lambda item=item: explain(item)))  # type: ignore[misc]
     least, most = peak_memory(items[0].forward), peak_memory(lambda: explain(items[0]))
     ratios = [a / b for a, b in zip(whole, alone, strict=True)]
     return {
@@ -136,7 +136,8 @@ def counted(adapter: Adapter) -> Iterator[dict[str, int]]:
         yield passes
 
 
-def _seconds(run: Callable[[], Any]) -> float:
+def seconds_of(run: Callable[[], Any]) -> float:
+    """Wall-clock seconds, the work of a GPU included."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()

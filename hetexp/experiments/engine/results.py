@@ -33,7 +33,7 @@ class Result:
         metric: what was measured.
         value: None where the data has no such thing.
         n: items behind it.
-        threshold: multiple of Otsu's threshold, where there is one.
+        threshold: multiple of the strategy's threshold, where there is one.
         ci_low: lower end of its interval.
         ci_high: upper end of its interval.
     """
@@ -57,6 +57,7 @@ COLUMNS = [
     "correction",
     "noise_link",
     "threshold",
+    "strategy",
     "panel",
     "metric",
     "value",
@@ -80,6 +81,7 @@ def tidy(session: Session, results: Iterable[Result]) -> pd.DataFrame:
             "method": r.spec.name if r.spec else "",
             "correction": r.spec.parameter("correction") if r.spec else "",
             "noise_link": r.spec.parameter("noise_link") if r.spec else "",
+            "strategy": "" if r.threshold is None else session.strategy.name,
             **{key: value for key, value in vars(r).items() if key != "spec"},
         }
         for r in results
@@ -112,10 +114,10 @@ def show(frame: pd.DataFrame) -> None:
     """Print the main numbers, a method per row; curves and question types are in results.csv alone."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     main = frame[~frame["metric"].str.contains("@") & ~frame["panel"].str.contains("/")]
-    for threshold, part in main.groupby("threshold", dropna=False, sort=False):
+    for (threshold, strategy), part in main.groupby(["threshold", "strategy"], dropna=False, sort=False):
         columns = list(dict.fromkeys(zip(part["panel"], part["metric"], strict=True)))
         values = {(r.method, r.panel, r.metric): r.value for r in part.itertuples()}
-        table = Table(title=None if pd.isna(threshold) else f"threshold scale {threshold:g}")
+        table = Table(title=None if pd.isna(threshold) else f"threshold {strategy}, scale {threshold:g}")
         table.add_column("method", no_wrap=True)
         for panel, metric in columns:
             table.add_column(f"{panel.replace('_', ' ')}\n{metric}".strip(), justify="right")

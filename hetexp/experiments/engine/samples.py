@@ -17,6 +17,7 @@ from hetexp.attribution.registry import get_method
 from hetexp.errors import ConfigError, DataError
 from hetexp.experiments.engine.session import Session
 from hetexp.explanation import Explanation
+from hetexp.explanation_files import MaskSettings
 from hetexp.files import atomic_folder
 from hetexp.reporting.names import PAPER_METHODS
 
@@ -65,7 +66,7 @@ def open_image(path: Path, *, upright: bool = False) -> Image.Image:
 
 
 def write_explanations(
-    folder: Path, explanations: Mapping[str, Explanation], about: Mapping[str, Any], scales: list[float], upsample: str
+    folder: Path, explanations: Mapping[str, Explanation], about: Mapping[str, Any], masks: MaskSettings
 ) -> None:
     """Write explanations by name as one folder, whole or not at all; what lay there before is replaced.
 
@@ -76,7 +77,7 @@ def write_explanations(
         with atomic_folder(folder, replace=True) as temporary:
             for name, explanation in explanations.items():
                 (temporary / name).mkdir()
-                explanation.write(temporary / name, scales, upsample)
+                explanation.write(temporary / name, masks)
             index = {**about, "items": list(explanations)}
             (temporary / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:

@@ -22,10 +22,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hetexp import config
 from hetexp.data.registry import get_dataset
 from hetexp.errors import ConfigError
+from hetexp.evaluation.thresholds.strategy import Strategy
 from hetexp.experiments.engine.fingerprint import attribution_fingerprint, checkpoint_digest, versions
 from hetexp.experiments.engine.methods import MethodSpec, resolve_methods
 from hetexp.experiments.engine.store import Store
 from hetexp.experiments.engine.threads import share_of_cores
+from hetexp.experiments.engine.thresholds import resolve_strategy
 from hetexp.files import atomic_write, content_hash
 from hetexp.models.registry import ANY, ARCHITECTURES, load_model
 from hetexp.targets import automatic
@@ -84,8 +86,13 @@ class Session:
 
     @property
     def scales(self) -> list[float]:
-        """Multiples of Otsu's threshold."""
+        """Multiples of the threshold."""
         return config.scales(self.cfg)
+
+    @cached_property
+    def strategy(self) -> Strategy:
+        """What gives maps their thresholds."""
+        return resolve_strategy(self.cfg)
 
     @property
     def target(self) -> Any:
@@ -151,7 +158,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def import_plugins(names: Iterable[str]) -> None:
-    """Import modules that register methods or metrics; the working directory is searched like any other.
+    """Import modules that register methods, metrics and the like; the working directory is searched like any other.
 
     Raises:
         ConfigError: for a module that is not there.
@@ -185,6 +192,7 @@ def open_session(cfg: DictConfig, folder: Path | None = None) -> Session:
     import_plugins(cfg.plugins)
     torch.set_num_threads(cfg.threads or min(torch.get_num_threads(), share_of_cores(_side_by_side())))
     methods = resolve_methods(cfg)
+    resolve_strategy(cfg)
     folder.mkdir(parents=True, exist_ok=True)
     resolved = config.plain(cfg)
     atomic_write(folder / "config.yaml", OmegaConf.to_yaml(resolved))

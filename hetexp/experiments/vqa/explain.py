@@ -16,13 +16,16 @@ from hetexp.api import explain
 from hetexp.attribution.homologous import Homologous
 from hetexp.attribution.method import Method
 from hetexp.attribution.ours import Ours
+from hetexp.config import plain
 from hetexp.data.regions import RegionStore, open_regions
 from hetexp.data.regions.features import extract
-from hetexp.data.vqa import read_answers, read_questions
+from hetexp.data.vqa import Question, read_answers, read_questions
 from hetexp.errors import ConfigError, DataError, InputError
 from hetexp.experiments.engine.samples import DEFAULT_ITEMS, chosen_items, open_image, shown_methods
 from hetexp.experiments.engine.session import Session
+from hetexp.experiments.vqa.localise import annotations_of
 from hetexp.experiments.vqa.regions import image_file, regions_for
+from hetexp.experiments.vqa.semantics import objects_of
 from hetexp.explanation import Explanation
 from hetexp.models.protocols import Answerer, ReadsPictures
 from hetexp.models.registry import load_model
@@ -46,7 +49,10 @@ def samples(session: Session) -> dict[str, Explanation]:
     if adapter.answers is None:
         adapter.answers = read_answers(root / cfg.data.answers)
     regions = regions_for(session)
-    chosen = chosen_items(cfg.data.name) or _first_questions(root / cfg.data.questions, cfg.limit or DEFAULT_QUESTIONS)
+    asked = read_questions(root / cfg.data.questions)
+    accepted = {(q.img_id, q.sent.lower()): q.label for q in asked}
+    chosen = chosen_items(cfg.data.name) or _first_questions(asked, cfg.limit or DEFAULT_QUESTIONS)
+    scenes = annotations_of(plain(cfg.data))
     methods = shown_methods(session) | {SIGNED: Ours("full"), "homologous": Homologous("abs")}
     out = {}
     for part in ("questions", "logic"):
@@ -54,13 +60,14 @@ def samples(session: Session) -> dict[str, Explanation]:
             img_id, question = str(entry["image"]), entry["question"]
             image = find_image(root / cfg.data.images, img_id)
             explained = _sample(adapter, regions, image, img_id, question, methods)
-            explained.details |= {"item": img_id, "part": part}
+            explained.details |= {"item": img_id, "part": part, "accepted": accepted.get((img_id, question.lower()))}
+            explained.details["objects"] = None if scenes is None else objects_of(scenes, img_id, explained.words or ())
             out[f"{part}-{number}-{img_id}"] = explained
     return out
 
 
-def _first_questions(path: Path, n: int) -> dict[str, Any]:
-    items = [{"image": q.img_id, "question": q.sent} for q in read_questions(path)[: max(n, DEFAULT_ITEMS)]]
+def _first_questions(asked: Sequence[Question], n: int) -> dict[str, Any]:
+    items = [{"image": q.img_id, "question": q.sent} for q in asked[: max(n, DEFAULT_ITEMS)]]
     polar = [i for i in items if i["question"].lower().startswith(("is ", "are "))]
     return {"questions": items[:n], "logic": (polar or items)[:n]}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from hetexp.data.synthetic.question_templates import plural
 from hetexp.evaluation.localisation import auroc, coverage, word_auroc
 from hetexp.experiments.vqa.localise import annotations_of, finite
 from hetexp.experiments.vqa.metrics import Measured, Outcome
+from hetexp.reporting.run_lengths import plain_run_lengths
 
 Floats = NDArray[np.float64]
 
@@ -84,6 +86,26 @@ def logic(outcome: Outcome) -> Iterator[Measured]:
             if rows:
                 panel = "logic" if kind is None else f"logic/{kind}"
                 yield Measured(panel, name, np.array([v for _, v in rows]), np.array([i for i, _ in rows]))
+
+
+def objects_of(scenes: CocoScenes, image: str, tokens: Collection[str]) -> list[dict[str, Any]] | None:
+    """All objects of an image, and whether a question's tokens name their class, for `StoredExplanation`.
+
+    Returns:
+        None for an image that is not among the annotated ones.
+    """
+    number = _image_ids(scenes).get(image)
+    if number is None:
+        return None
+    asked = {category for word, category in _by_name(scenes).items() if word in tokens}
+    return [
+        {
+            "name": scenes.categories[a["category_id"]],
+            "mask": plain_run_lengths(scenes.coco.annToRLE(a)),
+            "named": a["category_id"] in asked,
+        }
+        for a in scenes.coco.imgToAnns.get(number, [])
+    ]
 
 
 @lru_cache(maxsize=1)

@@ -165,7 +165,7 @@ def write_table(run: Run, to: Path) -> tuple[list[Path], str]:
     """Write `<experiment>.csv`, `.md` and `.tex`; returns them and the Markdown."""
     found = read_choices(run)
     text, name = to_markdown(found), found.experiment
-    frame = printed(found).map(lambda cell: cell.replace("✓", "+").replace("✗", "-"))  # marks that LaTeX's fonts have
+    frame = printed(found)
     return [
         atomic_write(to / f"{name}.csv", tidy(found).to_csv(index=False, lineterminator="\n")),
         atomic_write(to / f"{name}.md", text),

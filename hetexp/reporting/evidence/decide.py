@@ -14,8 +14,18 @@ from hetexp.reporting.evidence.ledger import Claim, Ledger
 from hetexp.reporting.evidence.measurements import ITEMS, Measurements, NoSuchObjects
 from hetexp.reporting.evidence.statistics import compute, get_statistic
 from hetexp.reporting.evidence.verdicts import NOT_MEASURED, Decision, adjusted, decide, tally
-from hetexp.reporting.latex import as_wide_as_the_line, environment, escape, escaped
+from hetexp.reporting.latex import flowing, long_table
 from hetexp.reporting.runs import Run, newest_run
+
+# Columns of the printed ledger -> their width in LaTeX.
+COLUMNS = {
+    "section": "l",
+    "claim": flowing(0.36),
+    "verdict": "l",
+    "estimate [95 %]": flowing(0.2),
+    "p (Holm)": "r",
+    "n": "r",
+}
 
 
 def decide_claims(claims: Sequence[Claim], runs: Mapping[str, Measurements | str]) -> dict[str, Decision]:
@@ -171,8 +181,9 @@ def write_ledger(
         "each family (Holm). A claim holds or is contradicted where the whole interval says so beyond its margin."
     )
     text = "\n\n".join([caption, table.to_markdown(index=False, disable_numparse=True)]) + "\n"
-    body = as_wide_as_the_line(escaped(table), index=False, column_format="lp{8cm}lp{7cm}rr")
-    tex = environment(escape(caption), name, body)
+    sections = table["section"].tolist() if len(table) else []
+    gaps = [row for row in range(1, len(sections)) if sections[row] != sections[row - 1]]
+    tex = long_table(table, caption, name, COLUMNS, gaps)
     frame = ledger_frame(ledger.claims, decisions)
     paths = [
         atomic_write(folder / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n")),

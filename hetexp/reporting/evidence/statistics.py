@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -95,9 +96,14 @@ def scaled_difference(
     """How much better `one` is than `other`, in percent of the way from `low` to `high`, whichever is larger."""
     (run,) = runs.values()
     a, b, bottom, top = (run.estimate(method, panel, metric) for method in (one, other, low, high))
+    return in_percent_of(a - b, top - bottom)
+
+
+def in_percent_of(part: Estimate, whole: Estimate) -> Estimate:
+    """100 part / whole, resample by resample; not finite where the whole is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        resampled = 100 * (a - b).resampled / (top - bottom).resampled
-    return Estimate(100 * (a - b).value / (top - bottom).value, resampled, a.n)
+        resampled = 100 * part.resampled / whole.resampled
+    return Estimate(100 * part.value / whole.value if whole.value else math.nan, resampled, part.n)
 
 
 # Name, as a claim's `statistic` gives it -> function of (runs by experiment, the claim's arguments).

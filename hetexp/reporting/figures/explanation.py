@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from hetexp.errors import DataError
 from hetexp.reporting.figures.maps import broken, diverges, show_input, show_map
 from hetexp.reporting.figures.questions import SCALE_NOTE, draw_across, method_row
+from hetexp.reporting.figures.scales import own_scale
 from hetexp.reporting.figures.sources import draw_sources
 from hetexp.reporting.figures.style import styled
 from hetexp.reporting.names import method_name
@@ -69,7 +70,7 @@ def _detections(explanation: StoredExplanation) -> Figure:
         for column, method in enumerate(methods, first):
             maps = explanation.need(method)
             for ax, relevance in zip(axes[:, column], maps, strict=True):
-                show_map(ax, ground, relevance, diverges(method, maps))
+                show_map(ax, ground, relevance, own_scale(relevance, diverges(method, maps)))
         for ax, title in zip(axes[0], titles, strict=True):
             ax.set_title(title, pad=3)
     return figure

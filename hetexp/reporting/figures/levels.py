@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from hetexp.reporting.figures.explanation import SIDE, row_text
 from hetexp.reporting.figures.maps import bare, broken, diverges, show_input, show_map
+from hetexp.reporting.figures.scales import own_scale
 from hetexp.reporting.figures.style import styled
 from hetexp.reporting.names import method_name
 from hetexp.reporting.samples import StoredExplanation
@@ -47,7 +48,7 @@ def draw_levels(
                 _dots(axes[row, 0], points[row], height, width)
             axes[row, 0].set_ylabel(broken(row_text(shown, row), tall))
             for ax, level in zip(axes[row, 1:], maps, strict=True):
-                show_map(ax, ground, level[row], diverges(method, level))
+                show_map(ax, ground, level[row], own_scale(level[row], diverges(method, level)))
                 share = np.abs(level[row]).sum() / total[row] if total[row] else 0.0
                 ax.set_title(f"{level.shape[1]} × {level.shape[2]} cells, {100 * share:.0f} %", pad=2)
         axes[0, 0].set_title("Sampled points" if points is not None else "Input", pad=2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,11 +16,20 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.textpath import TextPath
 from PIL import Image
 
+from hetexp.reporting.figures.marks import HATCH, frame, hatch, words
+from hetexp.reporting.figures.scales import DECADES, NEGATIVE, Contrast, Scale, Shown
+from hetexp.reporting.figures.sheet import Rect
 from hetexp.reporting.figures.style import DIVERGING, SEQUENTIAL, grey, overlay, signed_overlay
 from hetexp.reporting.names import is_signed
 
 MASK_COLOUR = np.array([0.0, 0.62, 0.45])
 BOX_COLOUR = "#00C8FF"
+NO_RELEVANCE = (0.88, 0.88, 0.88)
+BAR_SIZE = 6.0  # points
+_BORDERS: dict[bool, dict[str, Any]] = {
+    False: {"edgecolor": "#888888", "linewidth": 0.3},
+    True: {"edgecolor": "black", "linewidth": 0.9, "linestyle": (0, (2, 1.2))},
+}
 
 
 def enlarge(relevance: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -39,23 +50,26 @@ def show_input(ax: Axes, image: np.ndarray, box: Sequence[float] | np.ndarray | 
     """The image itself, with a box if given (x1, y1, x2, y2 in pixels)."""
     ax.imshow(image, interpolation="bilinear")
     if box is not None:
-        x1, y1, x2, y2 = box
-        for colour, width in (("black", 1.8), (BOX_COLOUR, 1.0)):
-            ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=width))
+        frame(ax, box, BOX_COLOUR)
     bare(ax)
 
 
-def show_map(ax: Axes, image: np.ndarray, relevance: np.ndarray, signed: bool) -> None:
-    """A map [h, w] over the image: unsigned ones from their minimum to their maximum, signed ones about 0."""
-    if not np.isfinite(relevance).all():
-        show_nothing(ax, image)
+def show_map(ax: Axes, image: np.ndarray, relevance: np.ndarray, scale: Shown) -> None:
+    """A map [h, w] over the image, or what its scale says in place of it."""
+    if isinstance(scale, str):
+        show_nothing(ax, image, scale)
         return
     large = enlarge(relevance, image.shape[:2])
-    if signed:
-        ax.imshow(signed_overlay(image, large, float(np.abs(relevance).max())), interpolation="bilinear")
-    else:
-        ax.imshow(overlay(image, large, float(relevance.min()), float(relevance.max())), interpolation="bilinear")
+    ax.imshow(shaded(image, large, scale), interpolation="bilinear")
+    if scale.signed:
+        hatch(ax, scale.unit(large) < NEGATIVE)
     bare(ax)
+
+
+def shaded(image: np.ndarray, relevance: np.ndarray, scale: Scale) -> np.ndarray:
+    """Relevance [H, W] in colour over the greyscale image [H, W, 3]; float [H, W, 3]."""
+    unit = scale.unit(relevance)
+    return signed_overlay(image, unit, 1.0) if scale.signed else overlay(image, unit, 0.0, 1.0)
 
 
 def diverges(method: str, maps: Iterable[np.ndarray]) -> bool:
@@ -63,10 +77,10 @@ def diverges(method: str, maps: Iterable[np.ndarray]) -> bool:
     return is_signed(method) or any(bool((m < 0).any()) for m in maps)
 
 
-def show_nothing(ax: Axes, image: np.ndarray) -> None:
-    """The faint image alone, where relevance overflowed or is not a number."""
+def show_nothing(ax: Axes, image: np.ndarray, why: str) -> None:
+    """The faint image alone, and why there is no relevance on it."""
     ax.imshow(0.45 + 0.55 * grey(image), interpolation="bilinear")
-    ax.text(0.5, 0.5, "not finite", transform=ax.transAxes, ha="center", va="center", fontsize=6)
+    words(ax, 0.5, 0.5, why)
     bare(ax)
 
 
@@ -89,34 +103,52 @@ def paint_regions(boxes: np.ndarray, relevance: np.ndarray, size: tuple[int, int
     return canvas
 
 
-def show_regions(
-    ax: Axes, image: np.ndarray, boxes: np.ndarray, relevance: np.ndarray, bound: float | None = None
-) -> None:
-    """Regions [R, 4] shaded by relevance [R], the three strongest outlined.
+def show_regions(ax: Axes, image: np.ndarray, boxes: np.ndarray, relevance: np.ndarray, scale: Shown) -> None:
+    """Regions [R, 4] shaded by relevance [R], those that stand out framed; or what the scale says in place of them.
+
+    Of regions that overlap, each place shows the strongest.
+    """
+    if isinstance(scale, str):
+        show_nothing(ax, image, scale)
+        return
+    painted = paint_regions(boxes, relevance, (image.shape[0], image.shape[1]))
+    ax.imshow(shaded(image, painted, scale), interpolation="nearest")
+    if scale.signed:
+        hatch(ax, scale.unit(painted) < NEGATIVE)
+    for i in standing_out(relevance):
+        frame(ax, boxes[i], dashed=True)
+    bare(ax)
+
+
+def standing_out(relevance: np.ndarray, most: int = 3, share: float = 0.25) -> list[int]:
+    """The regions clearly above the rest, strongest first: those before the widest gap in the order of size.
 
     Args:
-        bound: given for signed relevance: the colour scale runs from -bound to bound about 0. Otherwise it runs from
-            the least to the most relevant place.
+        relevance: of regions [R].
+        most: how many there are at most.
+        share: of the largest size that the gap must be; without one as wide no region stands out.
     """
-    painted = paint_regions(boxes, relevance, (image.shape[0], image.shape[1]))
-    if bound is not None:
-        ax.imshow(signed_overlay(image, painted, bound), interpolation="nearest")
-    else:
-        low, high = float(painted.min()), float(painted.max())  # one region over everything is all maximum
-        ax.imshow(overlay(image, painted, low if low < high else 0.0, high), interpolation="nearest")
-    for i in np.argsort(-np.abs(relevance), kind="stable")[:3]:
-        x1, y1, x2, y2 = boxes[i]
-        ax.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="white", linewidth=0.5, alpha=0.9))
-    bare(ax)
+    order = np.argsort(-np.abs(relevance), kind="stable")
+    sizes = np.append(np.abs(relevance)[order], 0.0)[: most + 1]
+    gaps = -np.diff(sizes)
+    if not len(gaps) or not gaps.max() >= share * sizes[0] > 0:
+        return []
+    return [int(i) for i in order[: int(gaps.argmax()) + 1]]
 
 
 def token_colours(values: np.ndarray, bound: float | None) -> list[tuple[float, float, float]]:
     """Backgrounds of words: about 0 up to `bound`, or, unsigned, from the least to the most relevant word."""
     if bound is None:
         span = float(np.ptp(values))
-        table = mpl.colormaps[SEQUENTIAL]((values - values.min()) / span if span > 0 else np.zeros_like(values))
+        unit = (values - values.min()) / span if span > 0 else np.zeros_like(values)
     else:
-        table = mpl.colormaps[DIVERGING](0.5 + 0.5 * np.clip(values / bound if bound > 0 else values, -1, 1))
+        unit = np.clip(values / bound if bound > 0 else values, -1, 1)
+    return _colours(unit, signed=bound is not None)
+
+
+def _colours(unit: np.ndarray, signed: bool) -> list[tuple[float, float, float]]:
+    """Colours of places on a scale [n], 0 to 1 or signed -1 to 1."""
+    table = mpl.colormaps[DIVERGING](0.5 + 0.5 * unit) if signed else mpl.colormaps[SEQUENTIAL](unit)
     return [(float(r), float(g), float(b)) for r, g, b, _ in table]
 
 
@@ -133,12 +165,27 @@ def broken(label: str, inches: float, size: float = 7) -> str:
 
 
 def token_rows(tokens: Sequence[str], width: float, size: float) -> list[list[tuple[int, float, float]]]:
-    """Words set in lines no wider than `width` points: per line (index, x, width)."""
+    """Words in as few lines as hold them, none wider than `width` points and all alike: per line (index, x, width)."""
+    gap, pad = 0.35 * size, 0.5 * size
+    own = [float(TextPath((0, 0), token, size=size).get_extents().width) + pad for token in tokens]
+    lines = _filled(own, width, gap)
+    narrow, enough = 0.0, width
+    while len(lines) > 1 and enough - narrow > 0.01 * size:  # the narrowest column that takes no more lines
+        middle = (narrow + enough) / 2
+        found = _filled(own, middle, gap)
+        if len(found) == len(lines):
+            lines, enough = found, middle
+        else:
+            narrow = middle
+    return lines
+
+
+def _filled(widths: Sequence[float], most: float, gap: float) -> list[list[tuple[int, float, float]]]:
+    """Words of these widths in lines no wider than `most`, each as full as it gets: per line (index, x, width)."""
     lines: list[list[tuple[int, float, float]]] = [[]]
-    x, gap, pad = 0.0, 0.35 * size, 0.5 * size
-    for i, token in enumerate(tokens):
-        own = float(TextPath((0, 0), token, size=size).get_extents().width) + pad
-        if lines[-1] and x + own > width:
+    x = 0.0
+    for i, own in enumerate(widths):
+        if lines[-1] and x + own > most:
             lines.append([])
             x = 0.0
         lines[-1].append((i, x, own))
@@ -146,20 +193,31 @@ def token_rows(tokens: Sequence[str], width: float, size: float) -> list[list[tu
     return lines
 
 
-def show_tokens(
-    ax: Axes, tokens: Sequence[str], relevance: np.ndarray, bound: float | None = None, size: float = 5.6
-) -> None:
+def show_tokens(ax: Axes, tokens: Sequence[str], relevance: np.ndarray, scale: Shown, size: float) -> None:
     """Words in boxes shaded by relevance, wrapped to the axes' width and centred; the CLS token is left out.
 
-    Args:
-        bound: as in `show_regions`.
+    They are grey where the scale says that there is nothing to shade.
     """
-    words, values = list(tokens[1:]), relevance[1:]
-    set_words(ax, words, token_colours(values, bound), size)
+    shown = list(tokens[1:])
+    if isinstance(scale, str):
+        set_words(ax, shown, [NO_RELEVANCE] * len(shown), size)
+        return
+    unit = scale.unit(relevance[1:])
+    set_words(ax, shown, _colours(unit, scale.signed), size, dashed=unit < NEGATIVE)
 
 
-def set_words(ax: Axes, words: Sequence[str], colours: Sequence[tuple[float, float, float]], size: float) -> None:
-    """Words in boxes of these colours, wrapped to the axes' width and centred, from the top down."""
+def set_words(
+    ax: Axes,
+    words: Sequence[str],
+    colours: Sequence[tuple[float, float, float]],
+    size: float,
+    dashed: Sequence[bool] | np.ndarray = (),
+) -> None:
+    """Words in boxes of these colours, wrapped to the axes' width and centred, from the top down.
+
+    Args:
+        dashed: of each word, whether its box has a dashed border.
+    """
     figure = ax.get_figure()
     assert isinstance(figure, Figure)
     box = ax.get_position()
@@ -176,8 +234,7 @@ def set_words(ax: Axes, words: Sequence[str], colours: Sequence[tuple[float, flo
                     1.45 * size,
                     boxstyle=f"round,pad=0,rounding_size={0.25 * size}",
                     facecolor=colours[i],
-                    edgecolor="#888888",
-                    linewidth=0.3,
+                    **_BORDERS[bool(len(dashed)) and bool(dashed[i])],
                 )
             )
             ax.text(
@@ -188,12 +245,33 @@ def set_words(ax: Axes, words: Sequence[str], colours: Sequence[tuple[float, flo
     bare(ax)
 
 
-def colour_bar(figure: Figure, rect: tuple[float, float, float, float], signed: bool, label: str) -> None:
-    """A colour bar in its own axes: minimum to maximum, or minus to plus about 0."""
+def colour_bar(figure: Figure, rect: Rect, signed: bool, contrast: Contrast, label: str) -> None:
+    """A colour bar in its own axes, for all maps that are drawn so."""
     ax = figure.add_axes(rect)
     norm = Normalize(-1, 1) if signed else Normalize(0, 1)
     bar = figure.colorbar(ScalarMappable(norm, DIVERGING if signed else SEQUENTIAL), cax=ax)
-    bar.set_ticks([-1, 0, 1] if signed else [0, 1], labels=["−max", "0", "+max"] if signed else ["min", "max"])
-    bar.ax.tick_params(labelsize=5.5, length=2, width=0.4)
+    places, labels = zip(*bar_ticks(signed, contrast), strict=True)
+    bar.set_ticks(places, labels=labels)
+    bar.ax.tick_params(labelsize=BAR_SIZE, length=2, width=0.4, pad=1.5)
     bar.outline.set_linewidth(0.4)
-    bar.set_label(label, fontsize=5.5, labelpad=1)
+    if signed:
+        below = Rectangle((0, -1), 1, 1 + NEGATIVE, fill=False, edgecolor="white", linewidth=0, hatch=HATCH)
+        bar.ax.add_patch(below)
+    tall = 72 * rect[3] * figure.get_size_inches()[1]
+    bar.set_label(textwrap.fill(label, max(int(tall / (0.55 * BAR_SIZE)), 12)), fontsize=BAR_SIZE, labelpad=3)
+
+
+def bar_ticks(signed: bool, contrast: Contrast) -> list[tuple[float, str]]:
+    """Places on a colour bar, and what they stand for."""
+    if contrast is not Contrast.log:
+        return [(-1.0, "−max"), (0.0, "0"), (1.0, "+max")] if signed else [(0.0, "min"), (1.0, "max")]
+    up = [(1 - n / DECADES, f"{10.0**-n:g}") for n in range(DECADES)]
+    if not signed:
+        return [*up, (0.0, f"≤ {10.0**-DECADES:g}")]
+    return [*((at, f"+{text}") for at, text in up), (0.0, "≈ 0"), *((-at, f"−{text}") for at, text in up)]
+
+
+def runs_of(signed: Sequence[bool]) -> list[tuple[int, int]]:
+    """First and last of neighbouring rows that one colour bar serves."""
+    ends = [i for i, this in enumerate(signed) if i + 1 == len(signed) or signed[i + 1] != this]
+    return list(zip([0, *(end + 1 for end in ends)], ends, strict=False))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from hetexp.reporting.figures import detections, questions
+from hetexp.reporting.figures.scales import Contrast
 from hetexp.reporting.names import method_name
 from hetexp.reporting.samples import SampleSet
 
@@ -19,14 +20,20 @@ class SampleFigure:
     Attributes:
         kind: of the samples it is drawn from, "detection" or "vqa".
         caption: what it shows.
-        draw: makes it.
+        drawn: makes it of samples in a contrast.
         compares: whether its rows are methods.
+        of_maps: whether it shows relevance, which has a contrast.
     """
 
     kind: str
     caption: str
-    draw: Callable[[SampleSet], Figure]
+    drawn: Callable[[SampleSet, Contrast], Figure]
     compares: bool = True
+    of_maps: bool = True
+
+    def draw(self, found: SampleSet, contrast: Contrast = Contrast.own) -> Figure:
+        """The figure; `contrast` changes nothing where it shows no relevance."""
+        return self.drawn(found, contrast)
 
     def without(self, found: SampleSet) -> str:
         """The paper's methods that these samples cannot show, as a sentence; "" if there are none."""
@@ -37,37 +44,43 @@ class SampleFigure:
 SAMPLE_FIGURES = {
     "figure2": SampleFigure(
         "detection",
-        "Relevance of detections, a row per method. Each map runs from its own minimum (dark) to its maximum.",
-        lambda found: detections.draw_relevance(found.samples, found.shown),
+        "Relevance of detections, a row per method. Outlined is the annotated object; the number is the share of the "
+        "positive relevance inside it.",
+        lambda found, contrast: detections.draw_relevance(found.samples, found.shown, contrast),
     ),
     "figure3": SampleFigure(
         "detection",
-        "The same maps after Otsu's threshold, as the evaluation sees them.",
-        lambda found: detections.draw_masks(found.samples, 1.0, found.shown),
+        "The same maps after Otsu's threshold, as the evaluation sees them. Outlined is the annotated object; the "
+        "number is the mask's IoU with it.",
+        lambda found, _: detections.draw_masks(found.samples, 1.0, found.shown),
+        of_maps=False,
     ),
     "figure4": SampleFigure(
         "detection",
         "The same at 0.3 times the threshold.",
-        lambda found: detections.draw_masks(found.samples, 0.3, found.shown),
+        lambda found, _: detections.draw_masks(found.samples, 0.3, found.shown),
+        of_maps=False,
     ),
     "figure5": SampleFigure(
         "vqa",
         "Relevance of image regions and of the question's words for the answer given, a row per method. "
         "Where regions overlap the most relevant one is seen; the three strongest are outlined.",
-        lambda found: questions.draw_methods(found.part("questions"), found.shown),
+        lambda found, contrast: questions.draw_methods(found.part("questions"), found.shown, contrast),
     ),
     "figure7": SampleFigure(
         "vqa",
         "Semantic interpretation from the homologous parts alone (absolute gradients): what the language encoder and "
-        "the object encoder attend to before they meet.",
-        lambda found: questions.draw_semantics(found.part("questions")),
+        "the object encoder attend to before they meet. Outlined are the annotated objects; the number is the share of "
+        "the positive relevance inside them.",
+        lambda found, contrast: questions.draw_semantics(found.part("questions"), contrast),
         compares=False,
     ),
     "figure8": SampleFigure(
         "vqa",
         "Logical inspection with signed relevance: red raises y, blue lowers it. (a) y is the answer's logit, "
-        "(b) its difference to the opposite answer.",
-        lambda found: questions.draw_logic(found.part("logic")),
+        "(b) its difference to the opposite answer, on one scale for a question's two maps. Outlined are the objects "
+        "that the question names; the numbers are the shares of positive and negative relevance inside them.",
+        lambda found, contrast: questions.draw_logic(found.part("logic"), contrast),
         compares=False,
     ),
 }

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from hetexp.reporting.figures.maps import broken, diverges, show_input, show_map
-from hetexp.reporting.figures.questions import Sheet
+from hetexp.reporting.figures.scales import own_scale
+from hetexp.reporting.figures.sheet import Sheet
 from hetexp.reporting.figures.sound import show_over_time, show_spectrogram
 from hetexp.reporting.figures.style import PAGE, styled
 from hetexp.reporting.figures.text import (
@@ -97,7 +98,7 @@ class _Page:
             for column, method in enumerate(self.methods, 1):
                 maps = self.shown.need(f"{method}/image")
                 ax = sheet.axes(left + column * cell, y, *size)
-                show_map(ax, ground, maps[number], diverges(method, maps))
+                show_map(ax, ground, maps[number], own_scale(maps[number], diverges(method, maps)))
 
     # -- sound ---------------------------------------------------------------------------------------------------
 

@@ -25,12 +25,13 @@ from matplotlib.text import Text
 
 from hetexp.attribution.registry import METHODS, MethodRecord
 from hetexp.files import atomic_write
-from hetexp.reporting.names import in_order, record_of
+from hetexp.reporting.names import in_order, is_control
 
 log = logging.getLogger("hetexp")
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # it reports every font it subsets into a PDF
 
 PAGE = 7.0  # width of a page in inches
+PAGE_HEIGHT = 8.6  # what a page has for a figure above its caption
 SEQUENTIAL = "inferno"  # unsigned relevance: perceptually uniform, dark = none
 DIVERGING = "RdBu_r"  # signed relevance: red raises y, blue lowers it, white = 0
 
@@ -64,6 +65,7 @@ RC: dict[Any, Any] = {
     "pdf.fonttype": 42,  # text stays text in the PDF
     "svg.fonttype": "none",
     "svg.hashsalt": "hetexp",
+    "hatch.linewidth": 0.4,
     "figure.dpi": 100,
     "savefig.dpi": 220,
     "image.interpolation": "nearest",
@@ -118,8 +120,7 @@ def method_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
             taken.add(spare)
             colour, turn = spare % count, spare // count
             look = {"color": SPARE_COLOURS[colour], "marker": SPARE_MARKERS[(colour + turn) % count]}
-        family = record_of(method)
-        styles[method] = look | ({"linestyle": (0, (3, 2))} if family is not None and family.control else {})
+        styles[method] = look | ({"linestyle": (0, (3, 2))} if is_control(method) else {})
     return styles
 
 

@@ -9,8 +9,9 @@ from pycocotools.coco import COCO
 
 from hetexp.errors import InputError
 from hetexp.evaluation.coco import SegmentationScorer
-from hetexp.evaluation.masks import encode, otsu_thresholds, segment, to_uint8
+from hetexp.evaluation.masks import encode, segment, to_uint8
 from hetexp.evaluation.matches import Matches
+from hetexp.evaluation.thresholds.otsu import otsu_thresholds
 from hetexp.evaluation.upsampling import Tie, Upsampling
 from hetexp.experiments.detection.metrics import Segmentation
 from hetexp.experiments.detection.scenes import Scene, StoredImage, SweptImage
