@@ -6,18 +6,22 @@ make reference
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {"tables": ("*.csv", "*.md", "*.tex"), "figures": ("*.png", "*.pdf", "*.csv"), "report": ("*.html",)}
+# Figures in another contrast that outputs/reference holds; those of the others would double its size.
+VARIANTS = (".*_(shared|log)", "figure2_(shared|log)")
 BEGIN, END = "<!-- tables -->", "<!-- /tables -->"
 PUBLISHED = "†"  # marks the paper's own columns of a table
+CONTROL = " (control)"  # marks those of maps without attribution
 ENDS = (" low", " high")  # of the columns with the ends of an interval
 # Tables that `make all` does not make, shown where they were made.
 FURTHER = (
-    *("figure6_models", "detectors", "unit_free", "unit_free_vqa", "deciding_tokens", "text_perturbation"),
+    *("figure6_models", "detectors", "unit_free", "unit_free_vqa", "deciding_tokens", "text_perturbation", "deletion"),
     *("leaderboard", "leaderboard_costs"),
 )
 SCALES = {1: "Otsu's threshold (Table 1)", 2: "0.3 times the threshold (Table 2)"}
@@ -32,7 +36,7 @@ def measured_ap(reference: Path) -> str:
         own = {
             name: f"{value} [{', '.join(ap[name + end] for end in ENDS)}]"
             for name, value in ap.items()
-            if name != "metric" and PUBLISHED not in name and not name.endswith(ENDS)
+            if name != "metric" and PUBLISHED not in name and not name.endswith((*ENDS, CONTROL))
         }
         if not lines:
             lines = [["AP, %", *own], ["---", *["---:"] * len(own)]]
@@ -65,11 +69,17 @@ def replaced(page: str, block: str) -> str:
     return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"
 
 
+def is_kept(name: str) -> bool:
+    """Whether outputs/reference holds a file of that name."""
+    every, kept = VARIANTS
+    return not re.fullmatch(every, name) or bool(re.fullmatch(kept, name))
+
+
 def main() -> int:
     """Refresh outputs/reference and the pages; 1 if something is missing."""
     outputs, reference = ROOT / "outputs", ROOT / "outputs" / "reference"
     for folder, patterns in KINDS.items():
-        found = [p for pattern in patterns for p in sorted((outputs / folder).glob(pattern))]
+        found = [p for pattern in patterns for p in sorted((outputs / folder).glob(pattern)) if is_kept(p.stem)]
         if not found:
             print(f"error: nothing in {outputs / folder}: run `make all` first", file=sys.stderr)
             return 1

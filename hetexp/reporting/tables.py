@@ -19,7 +19,7 @@ from hetexp.reporting.evidence.measurements import Measurements
 from hetexp.reporting.evidence.verdicts import CONTRADICTED, HOLDS, MARKS, NOT_MEASURED, UNDECIDED, Decision
 from hetexp.reporting.latex import escape, fitted, tabular
 from hetexp.reporting.latex import table as latex_table
-from hetexp.reporting.names import PAPER_METHODS, in_order, method_name
+from hetexp.reporting.names import PAPER_METHODS, in_order, is_control, method_name
 from hetexp.reporting.published import METRICS, PAPER_DATA, PAPER_DATA_NAME, SOURCE, TABLES, PublishedTable
 from hetexp.reporting.runs import Run
 
@@ -239,20 +239,26 @@ def to_markdown(table: ComparedTable) -> str:
 
 
 def to_latex(table: ComparedTable) -> str:
-    """Measured columns, then the published ones apart from them, and the claims below as marks."""
+    """Measured columns, then the published ones apart from them; below, controls and the claims as marks."""
+    controls = [method for method in table.methods if is_control(method)]
+    methods = [method for method in table.methods if method not in controls]
     measured = with_intervals(table)
+    spoken = pd.Index([_spoken(metric) for metric in METRICS])
     published = [name.endswith("†") for name in measured.columns]
-    order = [i for i, own in enumerate(published) if not own] + [i for i, own in enumerate(published) if own]
-    frame = measured.iloc[:, order]
+    own = [i for i, of_paper in enumerate(published) if not of_paper][: len(methods)]  # controls stand last
+    theirs = [i for i, of_paper in enumerate(published) if of_paper]
+    frame = measured.iloc[:, own + theirs].set_axis(spoken)
     frame.columns = pd.Index([str(name).removesuffix(" †") for name in frame.columns])
-    frame.index = pd.Index([_spoken(metric) for metric in METRICS])
-    groups = [(f"Measured on {table.data}", published.count(False)), ("Published by the paper†", published.count(True))]
-    bold = {(METRICS.index(metric), table.methods.index(method)) for metric, method in table.best.items()}
-    claims = claims_frame(table, marks=True)
-    claims.columns = pd.Index([_spoken(metric) for metric in METRICS])
+    groups = [(f"Measured on {table.data}", len(own)), ("Published by the paper†", len(theirs))]
+    bold = {(METRICS.index(metric), methods.index(method)) for metric, method in table.best.items()}
+    claims = claims_frame(table, marks=True).set_axis(spoken, axis="columns")
+    below = []
+    if controls:
+        beside = measured.iloc[:, len(measured.columns) - len(controls) :].T.set_axis(spoken, axis="columns")
+        below += ["\\par\\medskip", fitted(tabular(beside))]
     signs = ", ".join(f"{MARKS[v]} {v}" for v in (HOLDS, CONTRADICTED, UNDECIDED, NOT_MEASURED))
     words = escape(f"The paper's order: {table.order.text}. {signs}. {margin_note(table)}")
-    below = [
+    below += [
         "\\par\\medskip",
         f"{{\\footnotesize {words}\\par}}",
         "\\smallskip",

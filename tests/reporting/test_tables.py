@@ -125,7 +125,10 @@ def test_further_methods_are_further_columns(tmp_path: Path) -> None:
     assert {c.arguments["one"] for c, _ in table.claims} <= set(PAPER_METHODS)
     assert all(name in to_markdown(table) for name in further)
     tex = to_latex(table)
-    assert f"\\begin{{tabular}}{{@{{}}l{'r' * 9}{GAP}{'r' * 5}@{{}}}}" in tex
+    assert f"\\begin{{tabular}}{{@{{}}l{'r' * 8}{GAP}{'r' * 5}@{{}}}}" in tex
+    whole, controls = tex.split(r"\end{tabular}")[:2]
+    assert "Random" not in whole
+    assert r"Random (control) & 40.0 & " in controls
     assert r" Ours (abs), & " in tex
     assert r"noise\_link=row" in tex, "in the next line of its heading"
 
