@@ -34,16 +34,17 @@ def in_processes(
     """
     context = multiprocessing.get_context("spawn")  # forking a process that has used CUDA or threads is not safe
     with ProcessPoolExecutor(count, context, initializer=start, initargs=tuple(arguments)) as pool:
-        with not_reaching_children():
-            results = pool.map(work, jobs)
         try:
+            with not_reaching_children():
+                results = pool.map(work, jobs)
             yield from results
-        except BrokenProcessPool as error:
-            raise WorkerLostError(
-                f"one of {count} worker processes was killed, maybe for lack of memory: take workers={count // 2}; "
-                "what is stored is kept, so the same command continues there"
-            ) from error
-        except BaseException:  # Ctrl-C too: what they compute is not wanted any more
+        except BaseException as error:  # Ctrl-C too: what they compute is not wanted any more
+            # The pool ends its processes when one is lost, but not one that it is just starting, and then waits for it.
             for process in context.active_children():
                 process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise WorkerLostError(
+                    f"one of {count} worker processes was killed, maybe for lack of memory: take workers={count // 2}; "
+                    "what is stored is kept, so the same command continues there"
+                ) from error
             raise
