@@ -19,7 +19,7 @@ from hetexp.errors import ConfigError
 from hetexp.evaluation.upsampling import Tie, Upsampling
 from hetexp.models.registry import ARCHITECTURES, AUTO
 from hetexp.paths import asset, conf_dir
-from hetexp.reporting.figures.scales import Contrast
+from hetexp.reporting.contrast import Contrast
 
 log = logging.getLogger("hetexp")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from explained import METHODS, SIZES, answerer, detector, photo, pictures, same
+from explained import METHODS, SIZES, photo, pictures, same
 from matplotlib import pyplot as plt
 from tiny import padded, picture, question
 
@@ -22,17 +22,6 @@ from hetexp.models.detr import DetrAdapter
 from hetexp.models.lxmert import LxmertAdapter
 from hetexp.reporting.run_lengths import MaskFile
 from hetexp.targets import AnyTarget, BoxSide, Difference, Logit, Ratio
-
-
-@pytest.fixture(scope="module")
-def detr() -> DetrAdapter:
-    return detector()
-
-
-@pytest.fixture(scope="module")
-def lxmert() -> LxmertAdapter:
-    return answerer()
-
 
 # -- rows ------------------------------------------------------------------------------------------------------
 

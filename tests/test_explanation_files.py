@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from explained import METHODS, answerer, detector, photo, same
+from explained import METHODS, photo, same
 from safetensors.torch import load_file, save_file
 from tiny import picture, question
 
@@ -21,16 +21,6 @@ from hetexp.models.detr import DetrAdapter
 from hetexp.models.lxmert import LxmertAdapter
 from hetexp.reporting.run_lengths import MaskFile
 from hetexp.targets import AnyTarget, BoxSide, Difference, Logit, Ratio
-
-
-@pytest.fixture(scope="module")
-def detr() -> DetrAdapter:
-    return detector()
-
-
-@pytest.fixture(scope="module")
-def lxmert() -> LxmertAdapter:
-    return answerer()
 
 
 def read_back(found: Explanation, folder: Path, scales: tuple[float, ...] = ()) -> Explanation:

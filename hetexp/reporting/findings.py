@@ -8,7 +8,7 @@ from dataclasses import replace
 from hetexp.reporting.evidence.decide import with_interval
 from hetexp.reporting.evidence.verdicts import CONTRADICTED, HOLDS, NOT_MEASURED, UNDECIDED, Decision
 from hetexp.reporting.names import PANEL_NAMES, in_order, is_control, method_name
-from hetexp.reporting.perturbation import against_random, auc_rows
+from hetexp.reporting.perturbation import BEATS_RANDOM, against_random, auc_rows
 from hetexp.reporting.runs import Run
 from hetexp.reporting.tables import ComparedTable
 
@@ -19,7 +19,6 @@ REMOVED = {
     "text_negative": "least relevant words go",
     "text_positive": "most relevant words go",
 }
-BEATS_RANDOM = "beats random"  # of `against_random`
 
 Pair = tuple[str, str]
 

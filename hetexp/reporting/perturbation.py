@@ -18,6 +18,7 @@ from hetexp.reporting.names import PANEL_NAMES, first_control, in_order, method_
 from hetexp.reporting.runs import Run
 
 LARGER_IS_BETTER = {"image_negative": True, "image_positive": False, "text_negative": True, "text_positive": False}
+BEATS_RANDOM = "beats random"
 LOW, HIGH = "random", "oracle"  # the controls that areas are set between
 ORACLE = (
     "The oracle orders regions by the share of their box that the objects cover which decide the answer, and words by "
@@ -71,7 +72,7 @@ def against_random(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
         elif pd.notna(row["ci_low"]) and row["ci_low"] <= control["ci_high"] and control["ci_low"] <= row["ci_high"]:
             verdict = "not clearly apart from random"
         else:
-            verdict = "beats random"
+            verdict = BEATS_RANDOM
         out[method, panel] = verdict
     return out
 

@@ -24,6 +24,7 @@ from hetexp.reporting import (
     tables,
 )
 from hetexp.reporting.commands import MissingInput
+from hetexp.reporting.contrast import Contrast
 from hetexp.reporting.evidence import choices, rival
 from hetexp.reporting.evidence.decide import decide_claims, newest_measurements, write_ledger
 from hetexp.reporting.evidence.ledger import read_ledger
@@ -36,7 +37,6 @@ from hetexp.reporting.figures.mechanism import write_mechanism
 from hetexp.reporting.figures.of_samples import SAMPLE_FIGURES, SampleFigure
 from hetexp.reporting.figures.perturbation_models import write_models
 from hetexp.reporting.figures.randomisation import write_randomisation
-from hetexp.reporting.figures.scales import Contrast
 from hetexp.reporting.figures.style import save
 from hetexp.reporting.figures.text_perturbation import write_text_perturbation
 from hetexp.reporting.report import write_report

@@ -18,8 +18,9 @@ from report_helpers import box_mask, write_samples
 from hetexp.config import composed
 from hetexp.errors import ConfigError, DataError
 from hetexp.evaluation.ground_truth import Surroundings, map_measures
+from hetexp.reporting.contrast import Contrast
 from hetexp.reporting.figures import detections, maps, marks, questions
-from hetexp.reporting.figures.scales import CONSTANT, NEAR_ZERO, NOT_FINITE, Contrast, Scale, own_scale, scales_of
+from hetexp.reporting.figures.scales import CONSTANT, NEAR_ZERO, NOT_FINITE, Scale, own_scale, scales_of
 from hetexp.reporting.products import make_figures
 from hetexp.reporting.samples import StoredExplanation, read_samples
 

@@ -16,8 +16,9 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.textpath import TextPath
 from PIL import Image
 
+from hetexp.reporting.contrast import Contrast
 from hetexp.reporting.figures.marks import HATCH, frame, hatch, words
-from hetexp.reporting.figures.scales import DECADES, NEGATIVE, Contrast, Scale, Shown
+from hetexp.reporting.figures.scales import DECADES, NEGATIVE, Scale, Shown
 from hetexp.reporting.figures.sheet import Rect
 from hetexp.reporting.figures.style import DIVERGING, SEQUENTIAL, grey, overlay, signed_overlay
 from hetexp.reporting.names import is_signed

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from hetexp.reporting.contrast import Contrast
 from hetexp.reporting.figures import detections, questions
-from hetexp.reporting.figures.scales import Contrast
 from hetexp.reporting.names import method_name
 from hetexp.reporting.samples import SampleSet
 

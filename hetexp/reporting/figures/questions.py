@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from hetexp.errors import DataError
 from hetexp.reporting.commands import SAMPLES
+from hetexp.reporting.contrast import Contrast
 from hetexp.reporting.figures.maps import (
     broken,
     colour_bar,
@@ -25,7 +26,7 @@ from hetexp.reporting.figures.maps import (
     token_rows,
 )
 from hetexp.reporting.figures.marks import note, outline, percent, quiet_corner, share_inside
-from hetexp.reporting.figures.scales import Contrast, Shown, own_scale, scales_of
+from hetexp.reporting.figures.scales import Shown, own_scale, scales_of
 from hetexp.reporting.figures.sheet import Sheet
 from hetexp.reporting.figures.style import PAGE, PAGE_HEIGHT, styled
 from hetexp.reporting.names import PAPER_METHODS, method_name

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
+
+from hetexp.reporting.contrast import Contrast
 
 DECADES = 3  # below the largest relevance that a logarithmic scale shows
 NEGLIGIBLE = 0.01  # of the largest span of a row: less is under three of the 256 colours of a shared scale
 NEGATIVE = -0.25  # place on a signed scale below which relevance is marked as negative, for those who see no colour
 NEAR_ZERO, CONSTANT, NOT_FINITE = "≈ 0", "constant", "not finite"
-
-
-class Contrast(StrEnum):
-    """Which range of relevance the colours of a map stand for.
-
-    Attributes:
-        own: from the map's own minimum to its own maximum, as it is binarised; signed, as far as it goes about 0.
-        shared: one range for all maps of a row, which have one unit: from the least to the most of any of them.
-        log: by decades, from a thousandth of the map's maximum up to it, so that a low background is seen.
-    """
-
-    own = "own"
-    shared = "shared"
-    log = "log"
 
 
 @dataclass(frozen=True)
