@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hetexp import config
 from hetexp.errors import ConfigError, HetexpError
+from hetexp.garbage import uncollected
 from hetexp.overrides import check_overrides, check_writable
 from hetexp.paths import conf_dir
 from hetexp.stopping import silent_worker
@@ -65,7 +66,7 @@ def help_text(overrides: Sequence[str]) -> str:
 
     As Hydra prints it, which takes a second to list every option of every group for templates that ask for them.
     """
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with uncollected(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("config", overrides=list(overrides), return_hydra_config=True)
     template = string.Template(cfg.hydra.help.template)
     with open_dict(cfg):

@@ -6,6 +6,7 @@ import os
 import sys
 
 from hetexp import __version__
+from hetexp.garbage import uncollected, unsearched_end
 from hetexp.stopping import stoppable
 
 # Threads that wait for each other by spinning slow two runs on one machine down twentyfold; set before torch loads.
@@ -17,11 +18,12 @@ def main() -> None:
 
     Errors that a user can fix end with a message and exit code 1, Ctrl-C with 130, SIGTERM with 143.
     """
-    with stoppable():
+    with unsearched_end(), stoppable():
         if sys.argv[1:] == ["--version"]:
             print(f"hetexp {__version__}")
             return
-        from hetexp.application import run_command_line  # Hydra takes a second to load: Ctrl-C may come meanwhile
+        with uncollected():
+            from hetexp.application import run_command_line  # Hydra takes a while to load: Ctrl-C may come meanwhile
 
         run_command_line()
 

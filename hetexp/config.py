@@ -262,6 +262,13 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in found.items()}
 
 
+def without_data(cfg: DictConfig) -> DictConfig:
+    """The same configuration; explaining an own image needs no data set, so its root may stay unset."""
+    if OmegaConf.is_missing(cfg.data, "root"):
+        cfg.data.root = ""
+    return cfg
+
+
 def parse_shard(shard: Any) -> tuple[int, int]:
     """(index, count) of `shard=i/n`; (0, 1) when unset.
 

@@ -20,6 +20,7 @@ from hetexp.errors import DataError
 from hetexp.evaluation.masks import to_uint8
 from hetexp.evaluation.thresholds.otsu import OTSU, otsu_thresholds
 from hetexp.evaluation.thresholds.strategy import Strategy
+from hetexp.files import PNG_COMPRESSION
 
 if TYPE_CHECKING:
     from hetexp.explanation import Explanation, Row
@@ -154,7 +155,7 @@ def _unseen(one: Explanation, source: str, row: Row, count: int) -> set[int]:
 def write_files(plain: StoredExplanation, image: Image.Image | None, folder: Path) -> None:
     """Write what `Explanation.save` says into an empty folder."""
     if image is not None:
-        image.convert("RGB").save(folder / "image.png")
+        image.convert("RGB").save(folder / "image.png", compress_level=PNG_COMPRESSION)
     tensors = {
         "relevance": plain.relevance,
         "levels": plain.levels,

@@ -14,6 +14,9 @@ from typing import Any
 
 from hetexp.errors import DataError
 
+# Of a PNG: half the time of the library's own level, for files that are some percent larger.
+PNG_COMPRESSION = 4
+
 WRITING = ".writing-"  # start of the names of what is half-written
 
 

@@ -35,9 +35,14 @@ class Logit:
     index: Class | None = None
     query: int | None = None
 
+    @property
+    def classes(self) -> tuple[int] | None:
+        """The logits that y is computed from; None where that depends on them."""
+        return (self.index,) if isinstance(self.index, int) else None
+
     def __call__(self, logits: Tensor) -> Tensor:
-        """y [] from logits [classes]."""
-        return _pick(logits, int(logits.argmax()) if self.index is None else self.index)
+        """y [] from logits [classes]; which one the argmax is, nothing waits for."""
+        return logits.max(-1).values if self.index is None else _pick(logits, self.index)
 
     def settled(self, logits: Tensor) -> Logit:
         """The target with its class, for these logits [classes]: other logits do not change what is asked."""
@@ -53,7 +58,10 @@ class Probability:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """y [] from logits [classes]."""
-        return _pick(logits.softmax(-1), int(logits.argmax()) if self.index is None else self.index)
+        shares = logits.softmax(-1)
+        return (
+            shares.gather(-1, logits.argmax(-1, keepdim=True))[0] if self.index is None else _pick(shares, self.index)
+        )
 
     def settled(self, logits: Tensor) -> Probability:
         """The target with its class, for these logits [classes]."""

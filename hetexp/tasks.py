@@ -6,11 +6,11 @@ from omegaconf import DictConfig
 
 from hetexp.config import ThresholdConfig
 from hetexp.errors import ConfigError
-from hetexp.paths import import_from
+from hetexp.garbage import import_for_good
 
 TASKS = {
     "evaluate": "hetexp.experiments.tasks:run_evaluate",
-    "explain": "hetexp.experiments.tasks:run_explain",
+    "explain": "hetexp.experiments.asked:run_explain",
     "samples": "hetexp.experiments.tasks:run_samples",
     "structure": "hetexp.experiments.structure:run_structure",
     "serve": "hetexp.serve.task:run_serve",
@@ -18,8 +18,8 @@ TASKS = {
     "figure": "hetexp.reporting.tasks:figures",
     "evidence": "hetexp.reporting.tasks:evidence",
     "report": "hetexp.reporting.tasks:report",
-    "download": "hetexp.experiments.tasks:download",
-    "check": "hetexp.experiments.tasks:check_data",
+    "download": "hetexp.experiments.data_tasks:download",
+    "check": "hetexp.experiments.data_tasks:check_data",
     "merge": "hetexp.experiments.tasks:run_merge",
 }
 
@@ -41,4 +41,4 @@ def run(cfg: DictConfig) -> None:
             f"threshold.strategy={cfg.threshold.strategy}: task={cfg.task.name} makes no masks. Give it to the run "
             "that makes them, task=evaluate, explain or samples"
         )
-    import_from(TASKS[cfg.task.name])(cfg)
+    import_for_good(TASKS[cfg.task.name])(cfg)

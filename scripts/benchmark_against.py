@@ -191,6 +191,7 @@ def main() -> None:
         return
     if args.revision is None:
         parser.error("name a commit")
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "models")]
     from model_zoo import ZOO
 
     known = [*ZOO, *WHOLE]
@@ -208,7 +209,6 @@ def main() -> None:
         zoo = Path(folder)
         for name in set(rows) & set(ZOO):
             ZOO[name].write(zoo / name)
-            (zoo / name / "targets.json").write_text(json.dumps(ZOO[name].targets), encoding="utf-8")
         now, then = Timer(ROOT, zoo), Timer(tree, zoo)
         for row in rows:
             cells, ratio = compare(now, then, row, args.repeats)

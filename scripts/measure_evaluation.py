@@ -29,7 +29,7 @@ from hetexp.config import composed
 from hetexp.evaluation.upsampling import Tie, Upsampling
 from hetexp.experiments.detection.metrics import get_metric
 from hetexp.experiments.detection.scenes import StoredImage
-from hetexp.experiments.detection.scores import Scorer, jobs_of, scored
+from hetexp.experiments.detection.scores import Scorer, scored, shares_of
 from hetexp.experiments.engine.methods import MethodSpec, resolve_methods
 from hetexp.experiments.engine.store import Store
 
@@ -109,7 +109,7 @@ def measure(folder: Path, count: int, args: argparse.Namespace) -> None:
     scales = [float(scale) for scale in args.scales.split(",")]
     before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     masks = 0
-    for of_job in scored(scorer, jobs_of(specs, scales, args.workers), args.workers, lambda: None):
+    for of_job in scored(scorer, shares_of(specs, scales, args.workers), args.workers, lambda: None):
         masks += sum(scores.counts["masks"] for scores in of_job)
     wall = time.perf_counter() - before[0]
     now = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)

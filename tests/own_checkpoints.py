@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from hetexp.config import composed
+from hetexp.config import composed, without_data
 from hetexp.experiments.engine.session import open_session
-from hetexp.experiments.tasks import evaluate, explain_own, without_data
+from hetexp.experiments.explain_own import explain_own
+from hetexp.experiments.tasks import evaluate
 from hetexp.paths import asset
 
 METHODS = ("gae", "odam", "ours_abs", "ours_noised")

@@ -16,8 +16,8 @@ from PIL import Image
 
 import hetexp
 from hetexp import overrides
+from hetexp.data.pictures import open_image
 from hetexp.errors import CheckpointError, ConfigError, InputError
-from hetexp.experiments.engine.samples import open_image
 from hetexp.experiments.engine.session import pick_device
 from hetexp.overrides import check_writable
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hetexp.errors import ConfigError
-from hetexp.models.backbone import valid_size
+from hetexp.models.backbone import valid_sizes
 from hetexp.models.observe import share
 from hetexp.models.protocols import Adapter
 from hetexp.models.trace import AttentionTrace, Features
@@ -57,7 +57,7 @@ def alone(inputs: Mapping[str, Tensor], item: int, items: int) -> dict[str, Tens
     """One of a batch's `items` without its padding, as a batch of one: the same whatever it is batched with."""
     out = {name: share(x, items, [item]) for name, x in inputs.items()}
     if "pixel_mask" in out and "pixel_values" in out:
-        height, width = valid_size(out.pop("pixel_mask")[0])
+        height, width = valid_sizes(out.pop("pixel_mask"))[0]
         out["pixel_values"] = out["pixel_values"][:, :, :height, :width]
     for mask, masked in MASKED.items():
         if mask in out and out[mask].ndim == 2:

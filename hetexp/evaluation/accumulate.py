@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hetexp.evaluation.curves import RECALLS
+from hetexp.evaluation.curves import RECALLS, distinct_rows
 from hetexp.evaluation.matches import AREAS, Matches
 
 Floats = NDArray[np.float64]
@@ -23,8 +23,8 @@ def accumulate(sets: Sequence[Matches]) -> list[dict[str, float | None]]:
     first = sets[0]
     categories = np.unique(first.object_category)
     shape = (len(sets), len(first.thresholds))
-    precision = -np.ones((len(AREAS), *shape, len(RECALLS), len(categories)))
-    recall = -np.ones((len(AREAS), *shape, len(categories)))
+    precision = np.full((len(AREAS), *shape, len(RECALLS), len(categories)), -1.0)
+    recall = np.full((len(AREAS), *shape, len(categories)), -1.0)
     for k, category in enumerate(categories):
         of_category = np.flatnonzero(first.category == category)
         order = of_category[np.argsort(-first.score[of_category], kind="stable")]
@@ -45,10 +45,11 @@ def accumulate(sets: Sequence[Matches]) -> list[dict[str, float | None]]:
 
 def _curves(matched: NDArray[np.bool_], counts: NDArray[np.bool_], objects: int) -> tuple[Floats, Floats]:
     """Interpolated precision at COCO's recalls [..., R] and the recall reached [...] of detections [..., D]."""
-    shape = matched.shape[:-1]
-    if not matched.shape[-1]:
+    *shape, number = matched.shape
+    if not number:
         return np.zeros((*shape, len(RECALLS))), np.zeros(shape)
-    matched, counts = (values.reshape(-1, values.shape[-1]) for values in (matched & counts, counts))
+    rows, which = distinct_rows(np.concatenate([matched & counts, counts], axis=-1).reshape(-1, 2 * number))
+    matched, counts = np.split(rows, 2, axis=1)
     true = matched.cumsum(axis=1)
     precision = true / (counts.cumsum(axis=1) + np.spacing(1))
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
@@ -57,7 +58,7 @@ def _curves(matched: NDArray[np.bool_], counts: NDArray[np.bool_], objects: int)
     place = np.searchsorted((true + row).reshape(-1), (wanted + row).reshape(-1), side="left").reshape(len(true), -1)
     reached = wanted <= true[:, -1:]
     found = np.where(reached, envelope.reshape(-1)[np.where(reached, place, 0)], 0.0)
-    return found.reshape(*shape, -1), (true[:, -1] / objects).reshape(shape)
+    return found[which].reshape(*shape, -1), (true[:, -1] / objects)[which].reshape(shape)
 
 
 def _mean(values: Floats) -> float | None:

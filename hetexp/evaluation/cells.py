@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ class Cells:
         sizes = (tuple(map(int, size)) for size in (grid, input_size, image_size))
         return _cells(*sizes, Upsampling(upsample))
 
-    @property
+    @cached_property
     def areas(self) -> NDArray[np.float64]:
         """Pixels of each cell [a * b]."""
         high, wide = (

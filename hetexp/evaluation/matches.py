@@ -92,11 +92,11 @@ def estimates_of(
     """`Matches.estimates` of several sets of masks; those of the same detections share what they have in common."""
     if not all(_same_detections(sets[0], one) for one in sets):
         return [one.estimates(counts, names) for one in sets]
-    own = _metrics(sets, np.ones((1, len(sets[0].images)), dtype=np.int32), names)
-    resampled = _metrics(sets, counts, names)
+    images = len(sets[0].images)
+    once = np.ones((1, images), dtype=np.int32)  # the images as they are, before all resamples
     return [
-        {m: Estimate(100 * float(one[m][0]), 100 * many[m], len(sets[0].images)) for m in one}
-        for one, many in zip(own, resampled, strict=True)
+        {name: Estimate(100 * float(values[0]), 100 * values[1:], images) for name, values in metrics.items()}
+        for metrics in _metrics(sets, np.concatenate([once, counts]), names)
     ]
 
 
@@ -106,7 +106,7 @@ def _same_detections(one: Matches, other: Matches) -> bool:
 
 
 def _metrics(sets: Sequence[Matches], counts: Counts, names: Sequence[str] | None) -> list[dict[str, Floats]]:
-    """`Matches.metrics` of sets of masks of the same detections."""
+    """`Matches.metrics` of sets of masks of the same detections; a list has the same bits alone and among others."""
     first = sets[0]
     wanted = first.names if names is None else tuple(names)
     unknown = [name for name in wanted if name not in first.names]
@@ -114,6 +114,9 @@ def _metrics(sets: Sequence[Matches], counts: Counts, names: Sequence[str] | Non
         raise InputError(f"unknown COCO metric {', '.join(unknown)}. Available: {', '.join(first.names)}")
     if counts.ndim != 2 or counts.shape[1] != len(first.images):
         raise InputError(f"counts must be [B, {len(first.images)}], an image each, got {list(counts.shape)}")
+    if len(counts) == 1:
+        twice = _metrics(sets, np.repeat(counts, 2, axis=0), names)
+        return [{name: values[:1] for name, values in metrics.items()} for metrics in twice]
     areas = [i for i, area in enumerate(AREAS) if any(name in ("AP" + area, "AR" + area) for name in wanted)]
     if first.names[-1] in wanted:
         areas = sorted({0, *areas})
@@ -138,7 +141,8 @@ def _categories(
     sets: Sequence[Matches], counts: Counts, areas: Sequence[int]
 ) -> Iterator[tuple[int, NDArray[np.bool_], list[tuple[Floats, Floats]]]]:
     """Per category and area: which lists hold objects [B], and of every set precision and recall [B, T] there."""
-    first, by_image = sets[0], np.ascontiguousarray(counts.T)
+    smallest = np.min_scalar_type(int(counts.max(initial=0)))  # a byte, or weights would be the largest array of all
+    first, by_image = sets[0], np.ascontiguousarray(counts.T.astype(smallest))
     for category in np.unique(first.object_category):
         objects = np.flatnonzero(first.object_category == category)
         found = np.flatnonzero(first.category == category)
@@ -148,7 +152,9 @@ def _categories(
             counted = first.object_image[objects[~first.object_ignored[area, objects]]]
             if not len(counted):
                 continue
-            number = counts @ np.bincount(counted, minlength=len(first.images))
+            of_image = np.bincount(counted).astype(np.int32)
+            present = np.flatnonzero(of_image)
+            number = (of_image[present] @ by_image[present]).astype(np.int64)
             matched, ignored = (
                 np.concatenate([getattr(one, name)[area][:, found] for one in sets]) for name in ("matched", "ignored")
             )

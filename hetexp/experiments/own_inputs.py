@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from hetexp.api import explain
+from hetexp.data.pictures import open_image
 from hetexp.data.sound import read_sound
 from hetexp.errors import ConfigError, InputError
-from hetexp.experiments.engine.samples import open_image, shown_methods
+from hetexp.experiments.engine.samples import shown_methods
 from hetexp.experiments.engine.session import Session
 from hetexp.explanation import Explanation
 from hetexp.generated import written_by

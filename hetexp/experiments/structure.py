@@ -11,11 +11,11 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from hetexp.config import without_data
+from hetexp.data.pictures import open_image
 from hetexp.dry_run import structure
 from hetexp.errors import ConfigError
-from hetexp.experiments.engine.samples import open_image
 from hetexp.experiments.engine.session import Session, open_session, pick_device
-from hetexp.experiments.tasks import without_data
 from hetexp.models.any_checkpoint import load_any
 from hetexp.models.checkpoints import quiet
 from hetexp.models.examples import made_up

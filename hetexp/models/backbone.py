@@ -115,16 +115,29 @@ def padded_features(
     return out, mask, grids
 
 
-def valid_size(mask: Tensor) -> tuple[int, int]:
-    """Height and width of the real pixels of one `pixel_mask` [H, W], which must be a top-left rectangle."""
+def valid_sizes(mask: Tensor) -> list[tuple[int, int]]:
+    """Height and width of the real pixels of a `pixel_mask` [B, H, W], a top-left rectangle of each image.
+
+    All of them come from the device in one copy.
+
+    Raises:
+        InputError: for a mask of another shape.
+    """
     real = mask.bool()
-    height, width = int(real.any(1).sum()), int(real.any(0).sum())
-    if height == 0 or width == 0 or int(real.sum()) != height * width or not bool(real[:height, :width].all()):
-        raise InputError(
-            "pixel_mask must mark one rectangle at the top left of the image (1 = real pixel, 0 = padding); "
-            f"got {int(real.sum())} real pixels in {height} rows and {width} columns"
-        )
-    return height, width
+    rows, columns = real.any(2), real.any(1)  # [B, H], [B, W]
+    heights, widths = rows.sum(1), columns.sum(1)
+    first_rows = torch.arange(rows.shape[1], device=mask.device) < heights[:, None]
+    first_columns = torch.arange(columns.shape[1], device=mask.device) < widths[:, None]
+    fits = (real == first_rows[:, :, None] & first_columns[:, None]).flatten(1).all(1)
+    sizes = []
+    for height, width, pixels, fit in torch.stack([heights, widths, real.flatten(1).sum(1), fits], 1).tolist():
+        if not (fit and pixels):
+            raise InputError(
+                "pixel_mask must mark one rectangle at the top left of the image (1 = real pixel, 0 = padding); "
+                f"got {pixels} real pixels in {height} rows and {width} columns"
+            )
+        sizes.append((height, width))
+    return sizes
 
 
 def grid_length(padded: int, real: int, cells: int) -> int:

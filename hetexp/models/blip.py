@@ -55,7 +55,7 @@ class BlipAdapter(Writer):
 
         The library's cross-attention leaves masks out: in a padded batch an answer would attend the padding.
         """
-        batch = self.placed(inputs)
+        batch = self.completed(inputs)
         self.check_targets(batch, targets)
         mask, width = mask_of(batch.pop("attention_mask", None), batch["input_ids"]), batch["input_ids"].shape[1]
         lengths = mask.sum(1).tolist()
@@ -97,13 +97,13 @@ class BlipAdapter(Writer):
         return found[0], {}
 
     def _patches(self, inputs: Inputs) -> Place:
-        return patches("image", inputs["pixel_values"], self.model.config.vision_config.patch_size, 1, self.device)
+        return patches("image", inputs["pixel_values"], self.model.config.vision_config.patch_size, 1)
 
     def valid(self, inputs: Inputs, notes: Mapping[str, Any]) -> dict[str, Tensor]:
         shape = (len(inputs["pixel_values"]), 1 + len(self._patches(inputs).tokens))
         return {
-            "image": torch.ones(shape, dtype=torch.bool, device=self.device),
-            "text": torch.ones_like(inputs["input_ids"], dtype=torch.bool),
+            "image": torch.ones(shape, dtype=torch.bool),
+            "text": torch.ones(inputs["input_ids"].shape, dtype=torch.bool),
             **super().valid(inputs, notes),
         }
 

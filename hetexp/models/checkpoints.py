@@ -26,22 +26,6 @@ def quiet() -> Iterator[None]:
         hf_logging.set_verbosity(verbosity)
 
 
-def check_source(source: str, suffixes: tuple[str, ...] = ()) -> None:
-    """Refuse a path that is neither a folder nor a released file of one of these suffixes; hub ids pass.
-
-    Raises:
-        CheckpointError: saying what may be given.
-    """
-    path = Path(source)
-    is_path = path.exists() or source.count("/") != 1 or source.startswith((".", "/", "~"))
-    if is_path and not path.is_dir() and not (path.is_file() and path.suffix in suffixes):
-        files = f", or an original {' or '.join(suffixes)} file" if suffixes else ""
-        raise CheckpointError(
-            f"checkpoint {source!r} is no folder: give a folder written by save_pretrained, or a hub id like "
-            f"facebook/detr-resnet-50{files}"
-        )
-
-
 def pinned(source: str, revision: str | None, known: Mapping[str, str]) -> str | None:
     """Hub revision to load: the one given, or the one known for this checkpoint; none for a local folder."""
     return None if Path(source).is_dir() else revision or known.get(source)

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from hetexp.errors import ConfigError, InputError
-from hetexp.models.backbone import valid_size
+from hetexp.models.backbone import valid_sizes
 from hetexp.models.checkpoints import expect_type, load_weights, pinned, read_config, readable
 from hetexp.models.original_checkpoints import backbone_renames, dilate, native_backbone
 from hetexp.models.protocols import Detections
@@ -210,25 +210,31 @@ class ImageDetector(WrappedModel, ABC):
             raise InputError(f"pixel_values must be [B, 3, H, W], got {list(pixels.shape)}: add an axis to one image")
         mask = inputs.get("pixel_mask")
         height, width = pixels.shape[2:]
-        return pixels, [(height, width)] * len(pixels) if mask is None else [valid_size(m) for m in mask]
+        return pixels, [(height, width)] * len(pixels) if mask is None else valid_sizes(mask)
 
-    def _expand(self, logits: Tensor, targets: Sequence[Target]) -> list[tuple[Target, int]]:
-        """(target, query) pairs; a target without a query is asked of every kept query."""
-        n = logits.shape[0]
-        kept: list[int] = []
-        if any(target.query is None for target in targets):
-            kept = (self.class_scores(logits).amax(-1) > self.score_threshold).nonzero().flatten().tolist()
-        pairs: list[tuple[Target, int]] = []
-        for target in targets:
-            if target.query is not None and not 0 <= target.query < n:
-                raise InputError(f"query {target.query} does not exist: this model has queries 0 to {n - 1}")
-            pairs += [(target, q) for q in (kept if target.query is None else [target.query])]
-        return pairs
+    def _asked(
+        self, logits: Tensor, boxes: Tensor, targets: Sequence[Sequence[Target]]
+    ) -> tuple[list[list[tuple[Target, int]]], list[list[Tensor]]]:
+        """Per image (target, query) pairs and their y, from logits [B, Q, ...] and boxes [B, Q, 4] in the graph.
 
-    def _scalars(self, logits: Tensor, boxes: Tensor, pairs: Sequence[tuple[Target, int]]) -> list[Tensor]:
-        """Every target's y, from one image's logits [Q, ...] and boxes [Q, 4] in the graph."""
+        A target without a query is asked of every kept query; which these are is read from the device once.
+        """
+        n = logits.shape[1]
+        kept: list[list[int]] = [[] for _ in targets]
+        if any(target.query is None for own in targets for target in own):
+            for b, q in (self.class_scores(logits).amax(-1) > self.score_threshold).nonzero().tolist():
+                kept[b].append(q)
         classes = self.class_logits(logits)
-        return [target(boxes[q] if reads_box(target) else classes[q]) for target, q in pairs]
+        pairs: list[list[tuple[Target, int]]] = []
+        for own, found in zip(targets, kept, strict=True):
+            for target in own:
+                if target.query is not None and not 0 <= target.query < n:
+                    raise InputError(f"query {target.query} does not exist: this model has queries 0 to {n - 1}")
+            pairs.append([(t, q) for t in own for q in (found if t.query is None else [t.query])])
+        return pairs, [
+            [target(boxes[b, q] if reads_box(target) else classes[b, q]) for target, q in of_image]
+            for b, of_image in enumerate(pairs)
+        ]
 
     def _detections(self, logits: Tensor, boxes: Tensor) -> Detections:
         scores, labels = self.class_scores(logits).max(-1)

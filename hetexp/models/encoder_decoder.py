@@ -113,7 +113,7 @@ class WhisperAdapter(EncoderDecoder):
 
     def valid(self, inputs: Inputs, notes: Mapping[str, Any]) -> dict[str, Tensor]:
         frames = (len(inputs["input_features"]), self.model.config.max_source_positions)
-        return {"audio": torch.ones(frames, dtype=torch.bool, device=self.device), **super().valid(inputs, notes)}
+        return {"audio": torch.ones(frames, dtype=torch.bool), **super().valid(inputs, notes)}
 
     def run(self, inputs: Inputs) -> tuple[Tensor, Mapping[str, Any]]:
         unmasked = {key: value for key, value in inputs.items() if key != "attention_mask"}  # Whisper hears silence too
@@ -166,11 +166,11 @@ class VisionEncoderDecoderAdapter(EncoderDecoder):
 
     def _patches(self, inputs: Inputs) -> Place:
         patch = self.model.config.encoder.patch_size
-        return patches("image", inputs["pixel_values"], patch, self._before, self.device)
+        return patches("image", inputs["pixel_values"], patch, self._before)
 
     def valid(self, inputs: Inputs, notes: Mapping[str, Any]) -> dict[str, Tensor]:
         shape = (len(inputs["pixel_values"]), self._before + len(self._patches(inputs).tokens))
-        return {"image": torch.ones(shape, dtype=torch.bool, device=self.device), **super().valid(inputs, notes)}
+        return {"image": torch.ones(shape, dtype=torch.bool), **super().valid(inputs, notes)}
 
     def places(self, run: Run, item: int) -> dict[str, Place]:
         return {"image": self._patches(run.inputs), "target": sequence("target", run.valid["target"][item])}

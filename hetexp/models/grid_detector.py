@@ -60,8 +60,7 @@ class GridDetector(ImageDetector):
         names = list(dict.fromkeys(wanted.values()))
         with torch.inference_mode(False), torch.enable_grad(), frozen(self.model):
             run = self._forward(inputs, names)
-            chosen = [self._expand(run.logits[b], targets[b]) for b in range(len(targets))]
-            scalars = [self._scalars(run.logits[b], run.boxes[b], pairs) for b, pairs in enumerate(chosen)]
+            chosen, scalars = self._asked(run.logits, run.boxes, targets)
             outputs = [seen.output for seen in run.seen]
             found = batched_gradients(scalars, [*outputs, *(run.features[name] for name in names)])
         by_name = dict(zip(names, found[len(outputs) :], strict=True))

@@ -11,17 +11,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import accumulate
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from hetexp.errors import InputError
 from hetexp.models.answering import Answering, answers_of
+from hetexp.models.observe import replaced
 from hetexp.models.observed_model import ObservedModel
 from hetexp.models.observed_run import Inputs, Question, Run
+from hetexp.models.packed import blocks, by_length, inverse, packed_attention
 from hetexp.models.protocols import EncodedQuestion
 from hetexp.models.trace import Target
 from hetexp.models.wiring import Wire
@@ -88,7 +93,7 @@ class JointAnswerer(Answering, ObservedModel):
 
     def collate(self, questions: Sequence[EncodedQuestion]) -> dict[str, Tensor]:
         """One padded batch of model inputs; 0 marks padding in its masks."""
-        regions = self.encode_regions([(q.features, q.boxes) for q in questions])
+        regions = self.encode_regions(self.embed_regions([(q.features, q.boxes) for q in questions]))
         return self._joined([q.input_ids for q in questions], regions)
 
     @torch.no_grad()
@@ -101,12 +106,53 @@ class JointAnswerer(Answering, ObservedModel):
         return list(texts)
 
     @abstractmethod
-    def encode_regions(self, regions: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """What the model reads of features [R, D] and boxes [R, 4], for every pair."""
+    def embed_regions(self, regions: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """What the model reads of features [R, D] and boxes [R, 4], for every pair, a row per region."""
+
+    def encode_regions(self, embedded: Sequence[Tensor]) -> list[Tensor]:
+        """The rows themselves: from the first layer on, regions are read together with the words."""
+        return list(embedded)
 
     def answer_parts(self, texts: Sequence[Tensor], regions: Sequence[Tensor]) -> Tensor:
-        """Answer logits [B, answers] from what `encode_texts` and `encode_regions` gave."""
-        return self.predict(self._joined(texts, regions))
+        """Answer logits [B, answers] from what `encode_texts` and `encode_regions` gave.
+
+        The layers run on packed sequences (see `hetexp.models.packed`), and the last one for the token alone that the
+        answer is read from.
+        """
+        order = by_length([len(t) + len(r) for t, r in zip(texts, regions, strict=True)])
+        inputs = self._joined([texts[i] for i in order], [regions[i] for i in order])
+        valid = torch.cat((inputs["attention_mask"], inputs[self.image_inputs[1]]), 1).bool()
+        read = [self.answer_token(len(texts[i])) for i in order]
+        with replaced(self.model.base_model.encoder, "forward", partial(self._packed, valid, read)):
+            return self.predict(inputs)[inverse(order)]
+
+    @abstractmethod
+    def answer_token(self, n_text: int) -> int:
+        """Position of the token that the answer is read from, in a question of `n_text` tokens."""
+
+    def attention_input(self, layer: Any, hidden: Tensor) -> Tensor:
+        """What a layer's attention reads of the layer's input [..., N, d]: the input itself, unless overridden."""
+        return hidden
+
+    def _packed(self, valid: Tensor, read: Sequence[int], hidden: Tensor, **kwargs: Any) -> BaseModelOutput:
+        """The layers' output [B, N, d] at the positions that are read, 0 elsewhere, for what is `valid` [B, N]."""
+        lengths, items = valid.sum(1).tolist(), range(len(valid))
+        rows = hidden[valid.to(hidden.device)][None]
+        *layers, last = self.layers
+        for layer in layers:
+            module = layer.get_submodule(self.attention)
+            attending = partial(packed_attention, module, blocks(lengths, lengths))
+            with replaced(module, "forward", attending):
+                rows = layer(rows)[0]
+        module = last.get_submodule(self.attention)
+        source = self.attention_input(last, rows)
+        asking = [start + token for start, token in zip(accumulate(lengths, initial=0), read, strict=False)]
+        attending = partial(packed_attention, module, blocks([1] * len(valid), lengths), source=source)
+        with replaced(module, "forward", attending):
+            answering = last(rows[:, asking])[0]
+        out = torch.zeros_like(hidden)
+        out[items, read] = answering[0]
+        return BaseModelOutput(last_hidden_state=out)
 
     def _joined(self, texts: Sequence[Tensor], regions: Sequence[Tensor]) -> dict[str, Tensor]:
         image, image_mask = self.image_inputs
@@ -139,9 +185,9 @@ class JointAnswerer(Answering, ObservedModel):
     def first_layers(self) -> Mapping[str, nn.Module]:
         return {"joint": self.layers[0]}
 
-    def placed(self, inputs: Inputs) -> dict[str, Tensor]:
-        """Inputs on the model's device, with the mask of the text."""
-        batch = super().placed(inputs)
+    def completed(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Inputs with the mask of the text."""
+        batch = super().completed(inputs)
         batch.setdefault("attention_mask", torch.ones_like(batch["input_ids"]))
         return batch
 

@@ -24,6 +24,7 @@ from hetexp.models.checkpoints import expect_type, load_weights, pinned, read_co
 from hetexp.models.finite import require_finite
 from hetexp.models.gradients import batched_gradients
 from hetexp.models.observe import frozen, hooked, resolve_features
+from hetexp.models.processed import mask_of
 from hetexp.models.protocols import EncodedQuestion
 from hetexp.models.trace import AttentionTrace, Features, Group, Layout, Target, View, reads_box
 from hetexp.models.watch import Seen, Watch
@@ -139,8 +140,8 @@ class LxmertAdapter(Answering, WrappedModel):
             by_step.setdefault(call.name, []).append((call, None if gradient is None else call.by_head(gradient)))
         ids = inputs["input_ids"]
         masks = {
-            "text": _mask(inputs.get("attention_mask"), ids.shape),
-            "image": _mask(inputs.get("visual_attention_mask"), inputs["visual_feats"].shape[:2]),
+            "text": mask_of(inputs.get("attention_mask"), ids),
+            "image": mask_of(inputs.get("visual_attention_mask"), inputs["visual_feats"]),
         }
         items = []
         for b, wanted in enumerate(targets):
@@ -178,9 +179,13 @@ class LxmertAdapter(Answering, WrappedModel):
         """Outputs of the language encoder [T, d] for every sequence of token ids [T]."""
         return lxmert_parts.encode_texts(self.model, texts)
 
-    def encode_regions(self, regions: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """Outputs of the object-relationship encoder [R, d] for every pair of features [R, D] and boxes [R, 4]."""
-        return lxmert_parts.encode_regions(self.model, regions)
+    def embed_regions(self, regions: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Embedding and first projections [R, 4 d] for every pair of features [R, D] and boxes [R, 4]."""
+        return lxmert_parts.embed_regions(self.model, regions)
+
+    def encode_regions(self, embedded: Sequence[Tensor]) -> list[Tensor]:
+        """Outputs of the object-relationship encoder [R, d] for every set of embedded regions."""
+        return lxmert_parts.encode_regions(self.model, embedded)
 
     def answer_parts(self, texts: Sequence[Tensor], regions: Sequence[Tensor]) -> Tensor:
         """Answer logits [B, answers] from encoded texts and regions."""
@@ -296,10 +301,6 @@ class LxmertAdapter(Answering, WrappedModel):
             fusion.append(group(f"cross.{i}", "text", "image") + group(f"cross.{i}", "image", "text", call=1))
             fusion.append(group(f"cross.{i}.text", "text", "text") + group(f"cross.{i}.image", "image", "image"))
         return tuple(g for g in encoder if g), tuple(g for g in fusion if g)
-
-
-def _mask(mask: Tensor | None, shape: torch.Size) -> Tensor:
-    return torch.ones(shape, dtype=torch.bool) if mask is None else mask.bool().cpu()
 
 
 def _features(activation: Tensor, gradient: Tensor | None, b: int, k: int, valid: Tensor) -> Features:

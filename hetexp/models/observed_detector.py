@@ -156,8 +156,8 @@ class ObservedDetector(ImageDetector):
         return [found[b] for b in range(len(pixels))]
 
     def _by_size(self, inputs: Inputs, pixels: Tensor, sizes: Sequence[Grid]) -> Iterator[tuple[list[int], Inputs]]:
-        """Numbers of the images of one size, and their inputs without padding."""
-        others = {name: inputs[name].to(self.device) for name in self.other_inputs if name in inputs}
+        """Numbers of the images of one size, and their inputs: pixels without padding, the rest as it was given."""
+        others = {name: inputs[name] for name in self.other_inputs if name in inputs}
         for height, width in dict.fromkeys(sizes):
             members = [b for b, size in enumerate(sizes) if size == (height, width)]
             own = {name: share(x, len(pixels), members) for name, x in others.items()}
@@ -169,8 +169,7 @@ class ObservedDetector(ImageDetector):
         names = list(dict.fromkeys(wanted.values()))
         with torch.inference_mode(False), torch.enable_grad(), frozen(self.model):
             run = self._run(inputs, names)
-            chosen = [self._expand(run.logits[b], own) for b, own in enumerate(targets)]
-            scalars = [self._scalars(run.logits[b], run.boxes[b], pairs) for b, pairs in enumerate(chosen)]
+            chosen, scalars = self._asked(run.logits, run.boxes, targets)
         n = len(targets)
         if max(map(len, scalars)) * _gradient_bytes(run) <= GRADIENT_BUDGET:
             found = _gradients(run, scalars)

@@ -65,7 +65,7 @@ class ObservedModel(ProcessedModel, ABC):
 
     @abstractmethod
     def valid(self, inputs: Inputs, notes: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Stream -> which tokens are no padding, bool [B, N], on the model's device."""
+        """Stream -> which tokens are no padding, bool [B, N], on the CPU."""
 
     @abstractmethod
     def places(self, run: Run, item: int) -> dict[str, Place]:
@@ -133,10 +133,10 @@ class ObservedModel(ProcessedModel, ABC):
         wanted = resolve_features(features, self.feature_names)
         if any(reads_box(target) for own in targets for target in own):
             raise InputError(f"a target is a box, and {self.name} predicts none: choose a target of logits")
-        batch = self.placed(inputs)
-        self.check_targets(batch, targets)
+        given = self.completed(inputs)
+        self.check_targets(given, targets)
         with torch.inference_mode(False), torch.enable_grad(), frozen(self.model):
-            run = self._observed(batch, bool(wanted))
+            run = self._observed(given, bool(wanted))
             questions = self.questions(run, targets)
         lanes = lanes_of(questions)
         inspected = [*(seen.output for seen in run.seen.values()), *(run.embedded.values() if wanted else ())]
@@ -155,7 +155,8 @@ class ObservedModel(ProcessedModel, ABC):
 
         return replace(part(0, 0), targets=question.targets, **self._rows(run, question), deferred=part)
 
-    def _observed(self, batch: Inputs, embedding: bool) -> Run:
+    def _observed(self, inputs: Inputs, embedding: bool) -> Run:
+        batch = self.placed(inputs)
         wired = (self.encoder_wires(), self.fusion_wires())
         parts = [[wire.name for wire in wires] for wires in wired]
         watch = Watch({wire.name: wire.module for wires in wired for wire in wires})
@@ -167,7 +168,7 @@ class ObservedModel(ProcessedModel, ABC):
         called = [call.name for call in watch.calls]
         in_order = [[name for name in called if name in part] for part in parts] == parts
         assert in_order, f"observed {called}, wired {parts}"
-        return Run(batch, logits, seen, embedded, self.valid(batch, notes), notes)
+        return Run(inputs, logits, seen, embedded, self.valid(inputs, notes), notes)
 
     def _gradients(
         self, run: Run, scalars: Sequence[Sequence[Tensor]], wanted: Mapping[str, str], keep_graph: bool = False
@@ -189,7 +190,7 @@ class ObservedModel(ProcessedModel, ABC):
         k = len(question.targets)
         rows = {name: None if g is None else g[first : first + k] for name, g in gradients.items()}
         masks = {s: mask[question.members[s]] for s, mask in run.valid.items()}
-        valid = {s: mask.nonzero().flatten() for s, mask in masks.items()}
+        valid = {s: mask.nonzero().flatten().to(self.device) for s, mask in masks.items()}
         rank = {s: mask.cumsum(0) - 1 for s, mask in masks.items()}
 
         def groups(several: Iterable[Sequence[Wire]]) -> tuple[Group, ...]:
@@ -208,9 +209,9 @@ class ObservedModel(ProcessedModel, ABC):
         for source in self.sources:
             place = places[source]
             kept = masks[place.stream][place.tokens]
-            index = torch.arange(math.prod(place.shape), device=kept.device) if place.index is None else place.index
-            views[source] = View(place.stream, rank[place.stream][place.tokens[kept]])
-            layouts[source] = Layout(place.shape, index[kept], place.extent)
+            index = torch.arange(math.prod(place.shape)) if place.index is None else place.index
+            views[source] = View(place.stream, rank[place.stream][place.tokens[kept]].to(self.device))
+            layouts[source] = Layout(place.shape, index[kept].to(self.device), place.extent)
         return AttentionTrace(
             sizes={s: len(v) for s, v in valid.items()},
             views=views,
@@ -226,10 +227,12 @@ class ObservedModel(ProcessedModel, ABC):
 
     def _rows(self, run: Run, question: Question) -> dict[str, Any]:
         """What a trace says of every target."""
-        device = run.logits.device
-        readouts = {
-            stream: run.valid[stream][question.members[stream]].cumsum(0)[torch.tensor(tokens, device=device).long()]
-            - 1
-            for stream, tokens in self.readouts(run, question).items()
+        read = {}
+        for stream, tokens in self.readouts(run, question).items():
+            rank = run.valid[stream][question.members[stream]].cumsum(0) - 1
+            read[stream] = rank[torch.tensor(tokens).long()]
+        return {
+            "readouts": {stream: tokens.to(self.device) for stream, tokens in read.items()},
+            "queries": torch.tensor(question.rows, dtype=torch.long, device=self.device),
+            "prefixes": None if self.causal is None else tuple((read[self.causal] + 1).tolist()),
         }
-        return {"readouts": readouts, "queries": torch.tensor(question.rows, dtype=torch.long, device=device)}

@@ -24,7 +24,7 @@ class Place:
 
     Attributes:
         stream: the stream that holds them.
-        tokens: their positions in it as the model runs it, padding included [N].
+        tokens: their positions in it as the model runs it, padding included [N], on the CPU.
         shape: (h, w) of an image grid, (N,) of a sequence, padding included.
         index: their positions in that shape [N], ascending; None where they fill it in order.
         extent: height and width in pixels that an image grid covers.
@@ -42,11 +42,11 @@ class Run:
     """What one observed forward pass left behind.
 
     Attributes:
-        inputs: what the model was given.
+        inputs: what the model was given, where the caller keeps it.
         logits: [B, rows, classes], in the graph.
         seen: step's name -> what was observed.
         embedded: stream -> its tokens as they enter their first layer, in the graph [B, N, C].
-        valid: stream -> which tokens are no padding [B, N].
+        valid: stream -> which tokens are no padding [B, N], on the CPU: sizes follow from it.
         notes: what the wiring itself noted of the pass.
     """
 
@@ -107,11 +107,11 @@ def entering(layers: Mapping[str, nn.Module], embedded: dict[str, Tensor], gradi
 
 def sequence(stream: str, mask: Tensor) -> Place:
     """A source that is a stream of its own, in order; `mask` [N] is the stream's."""
-    return Place(stream, torch.arange(len(mask), device=mask.device), (len(mask),))
+    return Place(stream, torch.arange(len(mask)), (len(mask),))
 
 
-def patches(stream: str, pixels: Tensor, patch: int, before: int, device: torch.device) -> Place:
+def patches(stream: str, pixels: Tensor, patch: int, before: int) -> Place:
     """The patches of an image [..., H, W] behind `before` other tokens of their stream (a CLS token)."""
     grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
-    tokens = torch.arange(math.prod(grid), device=device) + before
+    tokens = torch.arange(math.prod(grid)) + before
     return Place(stream, tokens, grid, extent=(grid[0] * patch, grid[1] * patch))

@@ -216,9 +216,11 @@ class OwlDetector(ObservedDetector):
 
     def predict(self, inputs: Inputs) -> _Predicted:
         """Scores and boxes of all patches; unlike the library's, logits keep the model's precision."""
-        pixels, ids = inputs["pixel_values"], inputs["input_ids"]
+        pixels, ids, mask = inputs["pixel_values"], inputs["input_ids"].to(self.device), inputs.get("attention_mask")
         features, patches = self.model.image_text_embedder(
-            input_ids=ids, pixel_values=self.squared(pixels), attention_mask=inputs.get("attention_mask")
+            input_ids=ids,
+            pixel_values=self.squared(pixels),
+            attention_mask=None if mask is None else mask.to(self.device),
         )[:2]
         images = patches.flatten(1, 2)
         logits = self.model.class_predictor(images, features.unflatten(0, (len(pixels), -1)), None)[0]
@@ -272,7 +274,7 @@ class OwlDetector(ObservedDetector):
 
         def part(start: int, stop: int) -> AttentionTrace:
             text = texts[start] if stop > start else 0
-            item, valid = b * len(ids) + text, torch.arange(ends[text] + 1, device=ids.device)
+            item, valid = b * len(ids) + text, torch.arange(ends[text] + 1, device=self.device)
             rows = {n: None if g is None else g[start:stop] for n, g in gradients.outputs.items()}
             read = [
                 (step(wire, run.seen[wire.name], rows[wire.name], item, stop - start, valid={"text": valid}),)
@@ -294,8 +296,8 @@ class OwlDetector(ObservedDetector):
             )
 
         most = max(ends) + 1
-        words = Layout((ids.shape[1],), torch.arange(most, device=ids.device))
-        end = torch.tensor([ends[text] for text in texts], dtype=torch.long, device=ids.device)
+        words = Layout((ids.shape[1],), torch.arange(most, device=self.device))
+        end = torch.tensor([ends[text] for text in texts], dtype=torch.long, device=self.device)
         return replace(
             part(0, 0),
             sizes={**image.sizes, "text": most},
@@ -303,7 +305,7 @@ class OwlDetector(ObservedDetector):
             targets=image.targets,
             queries=image.queries,
             layouts={**image.layouts, "text": words},
-            alternatives=torch.tensor(texts, dtype=torch.long, device=ids.device),
+            alternatives=tuple(texts),
             deferred=part,
         )
 

@@ -107,11 +107,15 @@ class ProcessedModel(WrappedModel):
         return [str(i) if token is None else token for i, token in zip(ids.tolist(), found, strict=True)]
 
     def placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Inputs on the model's device, floating ones in its type."""
+        """Inputs, completed, on the model's device, floating ones in its type."""
         return {
             key: value.to(self.device, self.dtype if value.is_floating_point() else None)
-            for key, value in inputs.items()
+            for key, value in self.completed(inputs).items()
         }
+
+    def completed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Inputs where the caller keeps them, with what may be left out."""
+        return dict(inputs)
 
 
 class WithTokenizer(ProcessedModel):
@@ -128,5 +132,5 @@ def as_list(values: Any) -> list[Any]:
 
 
 def mask_of(mask: Tensor | None, tokens: Tensor) -> Tensor:
-    """A mask as bool [B, N]; without one every token is valid."""
-    return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask.bool()
+    """A mask as bool [B, N], on the CPU; without one every token is valid."""
+    return torch.ones(tokens.shape[:2], dtype=torch.bool) if mask is None else mask.bool().cpu()

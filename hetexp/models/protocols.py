@@ -185,8 +185,15 @@ class Answerer(Adapter, Protocol):
         """What answering needs of each sequence of token ids [T], computed once however often it is answered from."""
         ...
 
-    def encode_regions(self, regions: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """What answering needs of each pair of region features [R, D] and boxes [R, 4]; R may be 0."""
+    def embed_regions(self, regions: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """What each pair of region features [R, D] and boxes [R, 4] gives before regions meet, a row per region.
+
+        Rows may be left out: a region's row does not depend on which others are kept.
+        """
+        ...
+
+    def encode_regions(self, embedded: Sequence[Tensor]) -> list[Tensor]:
+        """What answering needs of each set of rows that `embed_regions` gave; a set may be empty."""
         ...
 
     def answer_parts(self, texts: Sequence[Tensor], regions: Sequence[Tensor]) -> Tensor:

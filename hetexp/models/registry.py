@@ -96,17 +96,43 @@ def get_architecture(name: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
+def suffixes_of(name: str, wiring: str | None = None) -> tuple[str, ...]:
+    """Endings of single files that a model of that name, or "auto", is read from.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    if name != AUTO:
+        return get_architecture(name).suffixes
+    return () if wiring is not None else tuple(suffix for a in ARCHITECTURES.values() for suffix in a.suffixes)
+
+
+def check_source(source: str, suffixes: tuple[str, ...] = ()) -> None:
+    """Refuse a path that is neither a folder nor a released file of one of these suffixes; hub ids pass.
+
+    Raises:
+        CheckpointError: saying what may be given.
+    """
+    path = Path(source)
+    is_path = path.exists() or source.count("/") != 1 or source.startswith((".", "/", "~"))
+    if is_path and not path.is_dir() and not (path.is_file() and path.suffix in suffixes):
+        files = f", or an original {' or '.join(suffixes)} file" if suffixes else ""
+        raise CheckpointError(
+            f"checkpoint {source!r} is no folder: give a folder written by save_pretrained, or a hub id like "
+            f"facebook/detr-resnet-50{files}"
+        )
+
+
 def architecture_of(checkpoint: str | Path, revision: str | None = None) -> Architecture:
     """The architecture that a checkpoint's `config.json` names.
 
     Raises:
         CheckpointError: for a checkpoint that is missing or of an architecture that is not supported.
     """
-    from hetexp.models.checkpoints import check_source, read_config
+    from hetexp.models.checkpoints import read_config
 
     source = str(checkpoint)
-    suffixes = tuple(suffix for a in ARCHITECTURES.values() for suffix in a.suffixes)
-    check_source(source, suffixes)
+    check_source(source, suffixes_of(AUTO))
     if Path(source).is_file():
         return next(a for a in ARCHITECTURES.values() if Path(source).suffix in a.suffixes)
     found = read_config(source, revision).model_type
@@ -124,9 +150,9 @@ def is_known(checkpoint: str | Path, revision: str | None = None) -> bool:
     Raises:
         CheckpointError: for a checkpoint that is missing.
     """
-    from hetexp.models.checkpoints import check_source, read_config
+    from hetexp.models.checkpoints import read_config
 
-    check_source(str(checkpoint), tuple(suffix for a in ARCHITECTURES.values() for suffix in a.suffixes))
+    check_source(str(checkpoint), suffixes_of(AUTO))
     return Path(checkpoint).is_file() or read_config(str(checkpoint), revision).model_type in ARCHITECTURES
 
 
@@ -168,7 +194,7 @@ def load_model(
     """
     import torch
 
-    from hetexp.models.checkpoints import check_source, quiet
+    from hetexp.models.checkpoints import quiet
 
     if checkpoint is None:
         if str(name) in (AUTO, *ARCHITECTURES) and not Path(name).exists():

@@ -226,6 +226,7 @@ class AttentionTrace:
         deferred: finds the trace of targets start..stop-1 where the gradients of all would take too much memory; the
             steps of this trace then hold those of none.
         causal: the stream whose tokens attend none after themselves, if the prediction is read from it.
+        prefixes: there, how many tokens end at the explained one, by target: its readout + 1, known without a wait.
         alternatives: where targets read different inputs (one of several texts), which one each does [k]; those of a
             slice must read the same, and the streams of this trace are as long as the longest.
         passes: traces of further passes that methods asked for, under what they asked with.
@@ -243,7 +244,8 @@ class AttentionTrace:
     outputs: Mapping[str, Any] = field(default_factory=dict)
     deferred: Callable[[int, int], AttentionTrace] | None = None
     causal: str | None = None
-    alternatives: Tensor | None = None
+    prefixes: tuple[int, ...] | None = None
+    alternatives: tuple[int, ...] | None = None
     passes: Mapping[Any, AttentionTrace] = field(default_factory=dict)
 
     @property
@@ -285,8 +287,8 @@ class AttentionTrace:
 
         All of a range explain the same token of a causal stream, and read the same of several alternatives.
         """
-        deciding = [None if self.causal is None else self.readouts[self.causal], self.alternatives]
-        kinds = list(zip(*([0] * self.n_targets if x is None else x.tolist() for x in deciding), strict=True))
+        deciding = (self.prefixes, self.alternatives)
+        kinds = list(zip(*((0,) * self.n_targets if x is None else x for x in deciding), strict=True))
         start = 0
         for stop in range(1, self.n_targets + 1):
             if stop == self.n_targets or stop - start == most or kinds[stop] != kinds[start]:
@@ -301,9 +303,9 @@ class AttentionTrace:
         They cannot have acted on it. Where they stay, a method that reads whole maps would tell of them, and a token
         would be explained otherwise than from the prefix that the model had predicted it from.
         """
-        if self.causal is None or not self.n_targets:
+        if self.causal is None or not self.prefixes:
             return self
-        stream, n = self.causal, int(self.readouts[self.causal][0]) + 1
+        stream, n = self.causal, self.prefixes[0]
 
         def cut(step: AttentionStep) -> AttentionStep:
             a, values, gradient = step.probabilities, step.values, step.output_gradient
@@ -350,6 +352,7 @@ class AttentionTrace:
             readouts={stream: tokens[start:stop] for stream, tokens in self.readouts.items()},
             targets=self.targets[start:stop],
             queries=None if self.queries is None else self.queries[start:stop],
+            prefixes=None if self.prefixes is None else self.prefixes[start:stop],
             alternatives=None if self.alternatives is None else self.alternatives[start:stop],
             features={
                 name: {s: f.slice(start, stop) for s, f in by_source.items()}

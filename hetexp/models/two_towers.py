@@ -63,17 +63,17 @@ class TwoTowers(ObservedModel):
     def valid(self, inputs: Inputs, notes: Mapping[str, Any]) -> dict[str, Tensor]:
         shape = (len(inputs["pixel_values"]), self.before + len(self._patches(inputs).tokens))
         return {
-            "image": torch.ones(shape, dtype=torch.bool, device=self.device),
+            "image": torch.ones(shape, dtype=torch.bool),
             "text": mask_of(inputs.get("attention_mask"), inputs["input_ids"]),
         }
 
     def _patches(self, inputs: Inputs) -> Place:
         patch = self.model.config.vision_config.patch_size
-        return patches("image", inputs["pixel_values"], patch, self.before, self.device)
+        return patches("image", inputs["pixel_values"], patch, self.before)
 
     def places(self, run: Run, item: int) -> dict[str, Place]:
         words = run.inputs["input_ids"].shape[1]
-        text = Place("text", torch.arange(words, device=self.device), (words,))
+        text = Place("text", torch.arange(words), (words,))
         return {"text": text, "image": self._patches(run.inputs)}
 
     def row(self, run: Run, item: int, target: Target) -> int:

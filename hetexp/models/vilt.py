@@ -48,11 +48,15 @@ class ViltAdapter(JointAnswerer):
         height, width = notes["grid"]
         return tokens, corners / torch.tensor([width, height, width, height])
 
-    def encode_regions(self, regions: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    def embed_regions(self, regions: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """The patches as they are, embedded before [R, d]."""
+        return [patches for patches, _ in regions]
+
+    def encode_regions(self, embedded: Sequence[Tensor]) -> list[Tensor]:
         """The picture's CLS, which always stays, before its patches [1 + R, d]."""
         embeddings = self.model.vilt.embeddings
         cls = (embeddings.cls_token + embeddings.position_embeddings[:, :1])[0].detach()
-        return [torch.cat((cls.to(f), f)) for f, _ in regions]
+        return [torch.cat((cls.to(patches), patches)) for patches in embedded]
 
     def run(self, inputs: Inputs) -> tuple[Tensor, Mapping[str, Any]]:
         if "image_embeds" in inputs:
@@ -77,16 +81,16 @@ class ViltAdapter(JointAnswerer):
             yield notes
 
     def valid(self, inputs: Inputs, notes: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {"joint": torch.cat([inputs["attention_mask"].bool(), notes["mask"]], 1)}
+        return {"joint": torch.cat([inputs["attention_mask"].bool().cpu(), notes["mask"].cpu()], 1)}
 
     def places(self, run: Run, item: int) -> dict[str, Place]:
         text = run.inputs["input_ids"].shape[1]
         if "grid" not in run.notes:  # patches that were embedded before
-            tokens = torch.arange(run.inputs["image_embeds"].shape[1] - 1, device=self.device)
+            tokens = torch.arange(run.inputs["image_embeds"].shape[1] - 1)
             words = sequence("joint", run.inputs["attention_mask"][item])
             return {"text": words, "image": Place("joint", tokens + text + 1, (len(tokens),))}
-        (height, width), index = run.notes["grid"], run.notes["index"][item]
-        kept = run.notes["mask"][item, 1:].nonzero().flatten()
+        (height, width), index = run.notes["grid"], run.notes["index"][item].cpu()
+        kept = run.valid["joint"][item, text + 1 :].nonzero().flatten()
         order = kept[index[kept].argsort()]
         rows, columns = index[kept] // width, index[kept] % width
         patch = self.model.config.patch_size
@@ -96,6 +100,13 @@ class ViltAdapter(JointAnswerer):
             "text": sequence("joint", mask),
             "image": Place("joint", order + text + 1, (height, width), index[order], extent),
         }
+
+    def answer_token(self, n_text: int) -> int:
+        return 0
+
+    def attention_input(self, layer: Any, hidden: Tensor) -> Tensor:
+        normed: Tensor = layer.layernorm_before(hidden)
+        return normed
 
     def readouts(self, run: Run, question: Question) -> dict[str, Sequence[int]]:
         return {"joint": [0] * len(question.targets)}

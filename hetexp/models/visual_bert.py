@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import VisualBertForQuestionAnswering
 
-from hetexp.errors import InputError
+from hetexp.errors import CheckpointError, InputError
 from hetexp.models.joint_stream import JointAnswerer
 from hetexp.models.observed_run import Inputs, Place, Question, Run
 from hetexp.models.processed import WithTokenizer, as_list, mask_of
@@ -28,6 +28,16 @@ class VisualBertAdapter(WithTokenizer, JointAnswerer):
     attention = "attention.self"
     image_inputs = ("visual_embeds", "visual_attention_mask")
 
+    def __init__(
+        self, model: VisualBertForQuestionAnswering, processor: Any = None, answers: Sequence[str] | None = None
+    ) -> None:
+        if model.config.bypass_transformer:
+            raise CheckpointError(
+                "this VisualBERT has bypass_transformer=true, so that words and regions meet in one last layer alone; "
+                "explained are those whose layers all read both"
+            )
+        super().__init__(model, processor, answers)
+
     @property
     def appends_boxes(self) -> bool:
         """Whether a region's box follows its features."""
@@ -37,12 +47,12 @@ class VisualBertAdapter(WithTokenizer, JointAnswerer):
     def feature_width(self) -> int:
         return int(self.model.config.visual_embedding_dim) - 4 * self.appends_boxes
 
-    def encode_regions(self, regions: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    def embed_regions(self, regions: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """The features [R, D], with the boxes behind them where the checkpoint was trained so [R, D + 4]."""
         return [torch.cat((f, b), -1) if self.appends_boxes else f for f, b in regions]
 
-    def placed(self, inputs: Inputs) -> dict[str, Tensor]:
-        batch = super().placed(inputs)
+    def completed(self, inputs: Inputs) -> dict[str, Tensor]:
+        batch = super().completed(inputs)
         if int(batch["attention_mask"].sum(1).min()) < 2:
             raise InputError("VisualBERT answers from the token before the last: a question needs at least two tokens")
         return batch
@@ -52,15 +62,18 @@ class VisualBertAdapter(WithTokenizer, JointAnswerer):
 
     def valid(self, inputs: Inputs, notes: Mapping[str, Any]) -> dict[str, Tensor]:
         regions = mask_of(inputs.get("visual_attention_mask"), inputs["visual_embeds"])
-        return {"joint": torch.cat([inputs["attention_mask"].bool(), regions], 1)}
+        return {"joint": torch.cat([inputs["attention_mask"].bool().cpu(), regions], 1)}
 
     def places(self, run: Run, item: int) -> dict[str, Place]:
         text, regions = run.inputs["input_ids"].shape[1], run.inputs["visual_embeds"].shape[1]
-        tokens = torch.arange(text + regions, device=self.device)
+        tokens = torch.arange(text + regions)
         return {"text": Place("joint", tokens[:text], (text,)), "image": Place("joint", tokens[text:], (regions,))}
 
+    def answer_token(self, n_text: int) -> int:
+        return n_text - 2
+
     def readouts(self, run: Run, question: Question) -> dict[str, Sequence[int]]:
-        last = int(run.inputs["attention_mask"][question.item].sum()) - 2
+        last = self.answer_token(int(run.inputs["attention_mask"][question.item].sum()))
         return {"joint": [last] * len(question.targets)}
 
     def prepare(self, text: str | Sequence[str], regions: Tensor | Sequence[Tensor]) -> dict[str, Tensor]:

@@ -93,7 +93,7 @@ class WiredModel(ObservedModel):
         return logits_of(self.model(**inputs), self.wiring.output)[None], {}
 
     def valid(self, inputs: Inputs, notes: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {s: torch.ones(1, n, dtype=torch.bool, device=self.device) for s, n in notes["sizes"].items()}
+        return {s: torch.ones(1, n, dtype=torch.bool) for s, n in notes["sizes"].items()}
 
     def places(self, run: Run, item: int) -> dict[str, Place]:
         return {name: self._place(name, run.valid) for name in self.sources}
@@ -109,9 +109,7 @@ class WiredModel(ObservedModel):
         extent = None
         if source.grid is not None and source.patch is not None:
             extent = (source.grid[0] * source.patch, source.grid[1] * source.patch)
-        return Place(
-            source.stream, torch.tensor(found, device=self.device), source.grid or (len(found),), extent=extent
-        )
+        return Place(source.stream, torch.tensor(found), source.grid or (len(found),), extent=extent)
 
     def row(self, run: Run, item: int, target: Target) -> int:
         rows = run.logits.shape[1]
@@ -138,7 +136,8 @@ class WiredModel(ObservedModel):
 
     # -- a pass ------------------------------------------------------------------------------------------------
 
-    def _observed(self, batch: Inputs, embedding: bool) -> Run:
+    def _observed(self, inputs: Inputs, embedding: bool) -> Run:
+        batch = self.placed(inputs)
         survey = Survey(self.model)
         embedded: dict[str, Tensor] = {}
         entering = _entering(self.first_layers(), embedded) if embedding else nullcontext()
@@ -153,7 +152,7 @@ class WiredModel(ObservedModel):
                     f"{self._entrances[stream]} is entered by {x.shape[1]} tokens, and stream {stream!r} has "
                     f"{sizes[stream]}: choose a method that reads maps"
                 )
-        run = Run(batch, logits, seen, embedded, self.valid(batch, {**notes, "sizes": sizes}), notes)
+        run = Run(inputs, logits, seen, embedded, self.valid(inputs, {**notes, "sizes": sizes}), notes)
         if not self._is_read:
             self._check_readouts(run)
             self._is_read = True

@@ -39,12 +39,12 @@ class Writer(ObservedModel):
             return {}
         return {number: token for token, number in self._tokenizer.get_vocab().items()}
 
-    def placed(self, inputs: Inputs) -> dict[str, Tensor]:
-        """Inputs on the model's device; without a prefix the decoder is given the token that it starts from."""
-        batch = super().placed(inputs)
+    def completed(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Inputs; without a prefix the decoder is given the token that it starts from."""
+        batch = super().completed(inputs)
         if "decoder_input_ids" not in batch:
             first = next(iter(batch.values()))
-            batch["decoder_input_ids"] = torch.full((len(first), 1), self.start_token, device=self.device)
+            batch["decoder_input_ids"] = torch.full((len(first), 1), self.start_token, device=first.device)
         return batch
 
     def prefix(self, targets: Any) -> dict[str, Tensor]:

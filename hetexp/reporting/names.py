@@ -15,6 +15,8 @@ from hetexp.models.registry import ARCHITECTURES
 # The five methods of the paper's tables and figures, in its order.
 PAPER_METHODS = ("gae", "odam", "ours_abs", "ours_pos", "ours_noised")
 
+OTSU = "otsu"  # the strategy that tables and figures say their thresholds are multiples of
+
 PANEL_NAMES = {
     "image_negative": "Negative, image",
     "image_positive": "Positive, image",

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from hetexp.errors import DataError
 from hetexp.paths import files_named
 from hetexp.reporting.commands import MissingInput, experiment_command
+from hetexp.reporting.names import OTSU
 
-OTSU = "otsu"  # the strategy that tables and figures say their thresholds are multiples of
 SEARCHED = ("runs", "sweeps", "shards", "merged")  # folders below outputs that hold runs
 
 

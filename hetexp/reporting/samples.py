@@ -16,9 +16,8 @@ from safetensors.numpy import load_file
 
 from hetexp.errors import DataError
 from hetexp.reporting.commands import SAMPLES, MissingInput
-from hetexp.reporting.names import PAPER_METHODS, in_order
+from hetexp.reporting.names import OTSU, PAPER_METHODS, in_order
 from hetexp.reporting.run_lengths import MaskFile, decode_masks
-from hetexp.reporting.runs import OTSU
 
 CELL = 32  # pixels of a canvas for each place of a map, where neither image nor size is known
 UNKNOWN_SIZE = (320, 320)  # of a canvas for regions

@@ -7,9 +7,9 @@ import socket
 
 from omegaconf import DictConfig
 
+from hetexp.config import without_data
 from hetexp.errors import ConfigError
 from hetexp.experiments.engine.session import open_session
-from hetexp.experiments.tasks import without_data
 from hetexp.serve.answers import TARGETS
 from hetexp.serve.scenes import scenes_of
 from hetexp.serve.session import Play

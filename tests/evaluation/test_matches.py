@@ -162,6 +162,17 @@ def test_in_parts_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert np.array_equal(values, at_once[name], equal_nan=True)
 
 
+def test_a_list_has_the_same_bits_alone_and_among_others() -> None:
+    matches = matches_of(*scene(2)).matches()
+    counts = resample_counts(IMAGES, 40, 1)
+    together = matches.metrics(counts)
+    for name, values in together.items():
+        alone = [matches.metrics(counts[b : b + 1])[name][0] for b in range(len(counts))]
+        assert np.array_equal(alone, values, equal_nan=True), name
+    for name, estimate in matches.estimates(counts).items():
+        assert np.array_equal(estimate.resampled, 100 * together[name], equal_nan=True)
+
+
 def test_stored_and_read_again() -> None:
     matches = matches_of(*scene(2)).matches()
     again = Matches.from_arrays(matches.arrays())

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from hetexp.errors import CheckpointError
 from hetexp.experiments.engine.session import open_session
-from hetexp.experiments.tasks import evaluate, explain_own, make_samples
+from hetexp.experiments.explain_own import explain_own
+from hetexp.experiments.tasks import evaluate, make_samples
 
 
 def poisoned(model: Path, folder: Path, weight: str) -> Path:

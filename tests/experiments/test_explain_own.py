@@ -13,11 +13,12 @@ from omegaconf import DictConfig
 from PIL import Image
 from run_helpers import Compose
 
+from hetexp.config import without_data
 from hetexp.data.regions import Regions, write_compact
 from hetexp.data.regions.features import RegionFeatures
 from hetexp.errors import ConfigError, DataError, HetexpError, InputError
 from hetexp.experiments.engine.session import open_session
-from hetexp.experiments.tasks import explain_own, without_data
+from hetexp.experiments.explain_own import explain_own
 from hetexp.experiments.vqa import explain
 from hetexp.reporting.figures.explanation import draw_explanation, row_text
 from hetexp.reporting.samples import StoredExplanation

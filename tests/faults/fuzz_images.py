@@ -15,8 +15,8 @@ from mutate import mutated_bytes
 from numpy.typing import NDArray
 from PIL import Image
 
+from hetexp.data.pictures import open_image
 from hetexp.errors import DataError
-from hetexp.experiments.engine.samples import open_image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")  # whatever the suffix says: Pillow looks at the content
 

@@ -14,11 +14,11 @@ from test_mixture_loading import MODELS, PHOTO, PICTURES, tokenizer
 from transformers import WhisperFeatureExtractor
 
 import hetexp
-from hetexp.config import composed
+from hetexp.config import composed, without_data
 from hetexp.errors import ConfigError, InputError
 from hetexp.experiments.engine.session import open_session
+from hetexp.experiments.explain_own import explain_own
 from hetexp.experiments.own_inputs import seen_picture
-from hetexp.experiments.tasks import explain_own, without_data
 from hetexp.explanation import Explanation
 from hetexp.targets import Logit
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import ViltConfig, ViltForQuestionAnswering, VisualBertConfig, VisualBertForQuestionAnswering
 
 import hetexp
-from hetexp.errors import InputError
+from hetexp.errors import CheckpointError, InputError
 from hetexp.models.joint_stream import JointAnswerer
 from hetexp.models.vilt import ViltAdapter
 from hetexp.models.visual_bert import VisualBertAdapter
@@ -162,3 +162,10 @@ def test_the_answer_has_no_query(adapter: JointAnswerer) -> None:
         hetexp.explain(adapter, inputs, ["gae"], Logit(1, query=0))
     found = hetexp.explain(adapter, inputs, ["gae"])
     assert found.labels == [f"LABEL_{int(adapter.run(adapter.placed(inputs))[0].argmax())}"]
+
+
+def test_regions_that_pass_the_layers_by_are_refused() -> None:
+    model = visual_bert()
+    model.config.bypass_transformer = True
+    with pytest.raises(CheckpointError, match="bypass_transformer=true"):
+        VisualBertAdapter(model)

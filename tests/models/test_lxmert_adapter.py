@@ -113,7 +113,8 @@ def test_no_region(adapter: LxmertAdapter) -> None:
 def test_parts_are_the_class(adapter: LxmertAdapter) -> None:
     items = [question(*shape, seed=i) for i, shape in enumerate([*SHAPES, (5, 0)])]
     texts = adapter.encode_texts([i["input_ids"][0] for i in items])
-    regions = adapter.encode_regions([(i["visual_feats"][0], i["visual_pos"][0]) for i in items])
+    embedded = adapter.embed_regions([(i["visual_feats"][0], i["visual_pos"][0]) for i in items])
+    regions = adapter.encode_regions(embedded)
     assert [len(t) for t in texts] == [n for n, _ in (*SHAPES, (5, 0))]
     assert [len(r) for r in regions] == [n for _, n in (*SHAPES, (5, 0))]
     got = adapter.answer_parts(texts, regions)
@@ -240,7 +241,7 @@ def test_encode_and_collate(shipped: LxmertAdapter) -> None:
         assert torch.allclose(together[row], alone[0], rtol=0, atol=1e-4)
         parts = shipped.answer_parts(
             shipped.encode_texts([question_.input_ids]),
-            shipped.encode_regions([(question_.features, question_.boxes)]),
+            shipped.encode_regions(shipped.embed_regions([(question_.features, question_.boxes)])),
         )
         assert torch.allclose(parts[0], alone[0], rtol=0, atol=1e-4)
 

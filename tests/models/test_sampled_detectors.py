@@ -25,7 +25,8 @@ import hetexp
 from hetexp.attribution import corrections, maps
 from hetexp.config import composed
 from hetexp.experiments.engine.session import open_session
-from hetexp.experiments.tasks import evaluate, explain_own
+from hetexp.experiments.explain_own import explain_own
+from hetexp.experiments.tasks import evaluate
 from hetexp.models.deformable_detr import DeformableDetrAdapter
 from hetexp.models.trace import Layout, Level
 from hetexp.models.watch import Watch

@@ -275,6 +275,21 @@ def test_files_are_equal_for_equal_content(tmp_path: Path) -> None:
         assert min(image.size) > 150  # 220 dots per inch
 
 
+def test_a_figure_is_cut_to_what_is_drawn(tmp_path: Path) -> None:
+    """As matplotlib cuts it, though it is laid out once for all kinds of files; text reaches beyond the figure."""
+    figure, ax = plt.subplots(figsize=(2, 1))
+    ax.plot([0, 1])
+    ax.set_title("a title far too long to fit into a figure of two inches", fontsize=12)
+    with style.styled():
+        figure.savefig(tmp_path / "tight.png", bbox_inches="tight", pad_inches=0.02)
+    dpi = figure.dpi
+    (written,) = style.save(figure, tmp_path / "cut", ("png",))
+    assert figure.dpi == dpi
+    with Image.open(tmp_path / "tight.png") as tight, Image.open(written) as cut:
+        assert cut.width > 2 * 220
+        assert np.array_equal(np.asarray(tight), np.asarray(cut))
+
+
 def test_colours() -> None:
     image = np.full((2, 2, 3), 128, np.uint8)
     heat = style.overlay(image, np.array([[0.0, 1.0], [0.0, 1.0]]), 0, 1)

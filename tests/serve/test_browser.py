@@ -99,13 +99,16 @@ def shown(page, step: str) -> str:
     return text
 
 
-def settled_outline(page) -> bytes:
-    """The canvas once the outline that it shows no longer changes."""
-    before = b""
-    while (now := page.locator("#canvas").screenshot()) != before:
-        before = now
+def settled_outline(page) -> str:
+    """The pixels of the canvas once its outline is there and no longer changes."""
+    before = ""
+    while True:
         page.wait_for_timeout(200)
-    return before
+        page.locator("#canvas[data-outlined]").wait_for()
+        now: str = page.evaluate("document.querySelector('#canvas').toDataURL()")
+        if now == before:
+            return now
+        before = now
 
 
 def choose(page, number: int) -> None:
@@ -155,6 +158,7 @@ def test_from_a_picture_to_a_file(browser, address):
             assert took[2] == "0"  # the trace was there
         page.select_option("#method", "ours_abs")
         page.locator("#status", has_text="Ours (abs)").wait_for()
+        shown(page, "method ours_abs")
         assert settled_outline(page) == hovered
 
         page.locator("#scale").focus()
@@ -163,7 +167,7 @@ def test_from_a_picture_to_a_file(browser, address):
         assert page.inner_text("#scale-out") == "0.30"
         start = time.perf_counter()
         assert settled_outline(page) != hovered
-        print(f"slider: settled within {1000 * (time.perf_counter() - start):.0f} ms, two screenshots included")
+        print(f"slider: settled within {1000 * (time.perf_counter() - start):.0f} ms, two readings included")
 
         name, data = downloaded(page, "#png")
         assert name == "hetexp_ours_abs_zebra.png"

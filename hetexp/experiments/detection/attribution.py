@@ -16,6 +16,7 @@ from hetexp.data.coco import ItemError, SceneItem
 from hetexp.data.registry import DetectionData
 from hetexp.experiments.engine.chunks import Chunk, batches, make_chunks, prefetch
 from hetexp.experiments.engine.compute import Attributed, compute_missing
+from hetexp.experiments.engine.host import on_host
 from hetexp.experiments.engine.memory import OutOfMemoryRetry
 from hetexp.experiments.engine.methods import MethodSpec
 from hetexp.experiments.engine.session import Session
@@ -78,21 +79,29 @@ def _attribute_chunk(
     def compute(batch: Sequence[_Loaded]) -> list[_Explained]:
         inputs = adapter.collate([loaded.pixels for loaded in batch])
         traces = observe(adapter, inputs, [[target]] * len(batch), methods)
-        out = []
-        for loaded, trace in zip(batch, traces, strict=True):
-            row = {
-                "image_id": loaded.item.image_id,
-                "height": loaded.height,
-                "width": loaded.width,
-                "input_height": loaded.pixels.shape[1],
-                "input_width": loaded.pixels.shape[2],
-                "kept": trace.n_targets,
-            }
-            maps = pictures(trace, attribute(trace, methods))
-            layout = trace.layouts["image"]
-            cropped = {name: layout.crop(m["image"]).float().cpu() for name, m in maps.items()}
-            out.append(_Explained(row, _detection_rows(loaded.item.image_id, trace), cropped))
-        return out
+        found = [pictures(trace, attribute(trace, methods)) for trace in traces]
+        maps = on_host(
+            [
+                {name: trace.layouts["image"].crop(m["image"]).float() for name, m in of_image.items()}
+                for trace, of_image in zip(traces, found, strict=True)
+            ]
+        )
+        detected = on_host([_detected(trace) for trace in traces])
+        return [
+            _Explained(
+                {
+                    "image_id": loaded.item.image_id,
+                    "height": loaded.height,
+                    "width": loaded.width,
+                    "input_height": loaded.pixels.shape[1],
+                    "input_width": loaded.pixels.shape[2],
+                    "kept": len(of_image["explained"]),
+                },
+                _detection_rows(loaded.item.image_id, of_image),
+                relevance,
+            )
+            for loaded, of_image, relevance in zip(batch, detected, maps, strict=True)
+        ]
 
     for batch in prefetch(batches(load(), session.cfg.batch_size)):
         for explained in retry(compute, batch, lambda loaded: f"image {data.path(loaded.item)}"):
@@ -119,11 +128,16 @@ class _Explained:
     relevance: dict[str, Tensor]
 
 
-def _detection_rows(image_id: int, trace: AttentionTrace) -> list[dict[str, Any]]:
-    """Every query's best class, score and box; `target` is its row of relevance, -1 if it was not kept."""
+def _detected(trace: AttentionTrace) -> dict[str, Tensor]:
+    """What is stored of every query [Q, ...], and which of them were explained [k]."""
     found: Detections = trace.outputs["detections"]
-    scores, labels, boxes = (x.cpu().tolist() for x in (found.scores, found.labels, found.boxes))
-    position = {q: j for j, q in enumerate(trace.rows.tolist())}
+    return {"scores": found.scores, "labels": found.labels, "boxes": found.boxes, "explained": trace.rows}
+
+
+def _detection_rows(image_id: int, detected: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """Every query's best class, score and box; `target` is its row of relevance, -1 if it was not kept."""
+    scores, labels, boxes = (detected[name].tolist() for name in ("scores", "labels", "boxes"))
+    position = {q: j for j, q in enumerate(detected["explained"].tolist())}
     return [
         {
             "image_id": image_id,

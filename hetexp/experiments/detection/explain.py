@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from hetexp.api import corners, explain
 from hetexp.attribution.attribute import build_methods
 from hetexp.attribution.method import Method
-from hetexp.data.coco import SceneItem
-from hetexp.data.registry import DetectionData
 from hetexp.errors import ConfigError, DataError, InputError
-from hetexp.experiments.detection.sampled_objects import DetectedObjects
 from hetexp.experiments.engine.samples import DEFAULT_ITEMS, chosen_items, shown_methods
 from hetexp.experiments.engine.session import Session
 from hetexp.explanation import Explanation, Row
@@ -22,6 +19,11 @@ from hetexp.models.protocols import Detections, Detector
 from hetexp.models.trace import Target
 from hetexp.reporting.samples import GALLERY_PART
 from hetexp.targets import PAIRS, SINGLE, BoxSide, Logit, RunnerUp, index_of
+
+if TYPE_CHECKING:
+    from hetexp.data.coco import SceneItem
+    from hetexp.data.registry import DetectionData
+    from hetexp.experiments.detection.sampled_objects import DetectedObjects
 
 log = logging.getLogger("hetexp")
 
@@ -47,6 +49,8 @@ def by_probability(adapter: Detector, found: Detections) -> list[Row]:
 
 def samples(session: Session) -> dict[str, Explanation]:
     """The chosen images with every certain detection explained, and those of the gallery with all; `limit` of each."""
+    from hetexp.experiments.detection.sampled_objects import DetectedObjects  # an image of one's own has no annotations
+
     data: DetectionData = session.data
     by_id = {item.image_id: item for item in data.items}
     listed = chosen_items(session.cfg.data.name)
@@ -114,14 +118,16 @@ def explain_image(session: Session, image: Image.Image) -> Explanation:
     """
     cfg = session.cfg
     adapter: Detector = session.adapter
-    found = asked_for(detections(adapter, image), adapter, cfg.query)
+    inputs = adapter.prepare([image])
+    (seen,) = adapter.detect(inputs)
+    found = asked_for(by_probability(adapter, seen), adapter, cfg.query)
     if len(found) > MOST_EXPLAINED:
         log.warning(
             "%d detections: the %d most probable are explained (query= names one class)", len(found), MOST_EXPLAINED
         )
         found = found[:MOST_EXPLAINED]
     targets = [_target(session, f.query) for f in found]
-    return explain(adapter, adapter.prepare([image]), shown_methods(session), targets, image=image)
+    return explain(adapter, inputs, shown_methods(session), targets, image=image)
 
 
 def asked_for(everything: Sequence[Row], adapter: Detector, query: Any) -> list[Row]:

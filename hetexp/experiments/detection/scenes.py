@@ -199,12 +199,12 @@ class SweptImage:
     @cached_property
     def areas(self) -> Floats:
         """Pixels of every mask, and of one without a pixel, for which row -1 stands [S, k + 1]."""
-        return np.pad(self._cover @ self.cells.areas, ((0, 0), (0, 1)))
+        return _and_empty(self._cover @ self.cells.areas)
 
     @cached_property
     def intersections(self) -> Floats:
         """Pixels that every mask has in common with every object; the last is without a pixel [S, k + 1, n]."""
-        return np.pad(self._cover @ self.scene.in_cells(self.cells).T, ((0, 0), (0, 1), (0, 0)))
+        return _and_empty(self._cover @ self.scene.in_cells(self.cells).T)
 
     @cached_property
     def _cover(self) -> Floats:
@@ -212,3 +212,8 @@ class SweptImage:
             return np.stack([self.cells.cover(self.pixels(n)) for n in range(len(self.scales))])
         masks = foreground(self.u8, self.thresholds, self.scales, self.tie)
         return self.cells.cover(masks.flatten(0, 1)).reshape(*masks.shape[:2], len(self.cells.areas))
+
+
+def _and_empty(pixels: Floats) -> Floats:
+    """Pixels of masks [S, k, ...], and of one without a pixel after them [S, k + 1, ...]."""
+    return np.concatenate([pixels, np.zeros((len(pixels), 1, *pixels.shape[2:]))], axis=1)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -98,10 +98,10 @@ def score_all(session: Session) -> list[Result]:
     sources: list[Source] = [*session.methods, *controls]
     results: list[Result] = []
     with session.progress as progress:
-        jobs = jobs_of(sources, session.scales, cfg.workers)
-        task = progress.add_task("evaluate ", total=len(jobs) * len(chunks))
-        found = scored(scorer, jobs, cfg.workers, partial(progress.advance, task))
-        for (source, scales, _), of_job in zip(jobs, found, strict=True):
+        shares = shares_of(sources, session.scales, cfg.workers)
+        task = progress.add_task("evaluate ", total=sum(map(len, shares)) * len(chunks))
+        found = scored(scorer, shares, cfg.workers, partial(progress.advance, task))
+        for (source, scales, _), of_job in zip(chain(*shares), found, strict=True):
             for scale, scores in zip(scales, of_job, strict=True):
                 results += _results(record, source, scale, scores)
                 counts = {"images": len(images), "skipped_images": len(skipped), **scores.counts}
@@ -279,24 +279,31 @@ class Scorer:
         return [source.maps(ControlInput(scene.image, tuple(m.shape), self.data)) for scene, m in given]
 
 
-def jobs_of(sources: Sequence[Source], scales: Sequence[float], workers: int) -> list[Job]:
-    """What is scored, in order: a job for each source, or more where there are more workers than sources."""
-    parts = max(1, min(len(scales), workers // len(sources)))
-    return [
-        (source, [float(scale) for scale in part], number == 0)  # what knows no threshold is measured once
-        for source in sources
-        for number, part in enumerate(np.array_split(scales, parts))
-    ]
+def shares_of(sources: Sequence[Source], scales: Sequence[float], workers: int) -> list[list[Job]]:
+    """The jobs of each process, in order: all make as many masks, and few methods, so that scenes serve several."""
+    shares: list[list[Job]] = []
+    masks = len(sources) * len(scales)
+    for share in np.array_split(np.arange(masks), max(1, min(workers, masks))):
+        of_source: dict[int, list[int]] = {}
+        for number, at in (divmod(one, len(scales)) for one in share.tolist()):
+            of_source.setdefault(number, []).append(at)
+        shares.append(
+            [(sources[n], [float(scales[at]) for at in places], 0 in places) for n, places in of_source.items()]
+        )
+    return shares
 
 
-def scored(scorer: Scorer, jobs: Sequence[Job], workers: int, advance: Callable[[], Any]) -> Iterator[list[Scores]]:
-    """Scores of every job, in order; with workers > 0 computed by as many processes."""
+def scored(
+    scorer: Scorer, shares: Sequence[Sequence[Job]], workers: int, advance: Callable[[], Any]
+) -> Iterator[list[Scores]]:
+    """Scores of every job of all shares, in order; with workers > 0 computed by a process for each share."""
     if workers == 0:
-        yield from scorer(jobs, advance)
+        for share in shares:
+            yield from scorer(share, advance)
         return
-    for found in in_processes(_work, jobs, min(workers, len(jobs)), _start, (scorer,)):
-        yield found
-        for _ in scorer.chunks:
+    for share, found in zip(shares, in_processes(_work, shares, len(shares), _start, (scorer,)), strict=True):
+        yield from found
+        for _ in range(len(share) * len(scorer.chunks)):
             advance()
 
 
@@ -309,5 +316,5 @@ def _start(scorer: Scorer) -> None:
     torch.set_num_threads(1)
 
 
-def _work(job: Job) -> list[Scores]:
-    return _of_worker([job])[0]
+def _work(share: Sequence[Job]) -> list[list[Scores]]:
+    return _of_worker(share)

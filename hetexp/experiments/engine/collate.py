@@ -7,12 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from hetexp.experiments.engine.results import RESULTS, SHARD_MANIFEST, results_frame, write_results
 from hetexp.stopping import begun_elsewhere
 
 log = logging.getLogger("hetexp")
@@ -33,6 +31,10 @@ class CollateResults(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Read the jobs' tables in job order; jobs without one (failed) are named."""
+        import pandas as pd  # Hydra makes a callback at every start, also of what never has use for it
+
+        from hetexp.experiments.engine.results import RESULTS, SHARD_MANIFEST, results_frame, write_results
+
         folder = Path(config.hydra.sweep.dir)
         jobs = sorted((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
         found = [p / RESULTS for p in jobs if (p / RESULTS).is_file()]

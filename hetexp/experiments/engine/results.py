@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -103,11 +102,6 @@ def write_results(folder: Path, frame: pd.DataFrame) -> None:
     shown = frame.drop(columns=[c for c in frame if frame[c].isna().all() or (frame[c] == "").all()])
     shown = shown.astype(object).where(shown.notna(), None)  # what is absent is printed as nothing, not as "nan"
     atomic_write(folder / "results.md", shown.to_markdown(index=False, floatfmt=".4f", missingval="") + "\n")
-
-
-def write_run(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write `run.json`: times, versions, machine facts and counts of skips, which are no results."""
-    atomic_write(folder / "run.json", json.dumps(facts, indent=2, sort_keys=True, default=str) + "\n")
 
 
 def show(frame: pd.DataFrame) -> None:

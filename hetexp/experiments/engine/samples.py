@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from PIL import Image, ImageOps
 from safetensors import SafetensorError
 
 from hetexp.attribution.method import Method
 from hetexp.attribution.registry import get_method
-from hetexp.errors import ConfigError, DataError
+from hetexp.errors import DataError
 from hetexp.experiments.engine.session import Session
 from hetexp.explanation import Explanation
 from hetexp.explanation_files import MaskSettings
@@ -40,29 +38,10 @@ def shown_methods(session: Session) -> dict[str, Method]:
     return {name: get_method(name).build() for name in PAPER_METHODS} | asked
 
 
-def open_image(path: Path, *, upright: bool = False) -> Image.Image:
-    """An image file as RGB.
-
-    Args:
-        path: the file.
-        upright: turn a photograph the way its EXIF orientation says it is shown. Images of data sets are left as they
-            are stored: COCO's annotations and region features count pixels so.
-
-    Raises:
-        ConfigError: if there is no such file, or it is a folder.
-        DataError: if it is no image.
-    """
-    if path.is_dir():
-        raise ConfigError(f"image {str(path)!r} is a folder: give one image file, e.g. image={path / 'photo.jpg'}")
-    if not path.is_file():
-        raise ConfigError(f"image {str(path)!r} does not exist: give the path of an image file, e.g. image=photo.jpg")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged metadata does not touch the pixels
-            with Image.open(path) as image:
-                return (ImageOps.exif_transpose(image) if upright else image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image ({error}): give a JPEG or PNG file") from error
+def mask_settings(session: Session, scales: Sequence[float]) -> MaskSettings:
+    """The masks of explanations as the configuration asks for them."""
+    given = session.cfg.threshold
+    return MaskSettings(scales, given.upsample, given.tie, session.strategy)
 
 
 def write_explanations(

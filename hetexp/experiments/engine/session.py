@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import platform
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -22,15 +23,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hetexp import config
 from hetexp.data.registry import get_dataset
 from hetexp.errors import ConfigError
+from hetexp.evaluation.thresholds.otsu import OTSU
 from hetexp.evaluation.thresholds.strategy import Strategy
 from hetexp.experiments.engine.fingerprint import attribution_fingerprint, checkpoint_digest, versions
 from hetexp.experiments.engine.methods import MethodSpec, resolve_methods
-from hetexp.experiments.engine.store import Store
 from hetexp.experiments.engine.threads import share_of_cores
 from hetexp.experiments.engine.thresholds import resolve_strategy
 from hetexp.files import atomic_write, content_hash
+from hetexp.garbage import uncollected
 from hetexp.models.registry import ANY, ARCHITECTURES, load_model
 from hetexp.targets import automatic
+
+if TYPE_CHECKING:
+    from hetexp.experiments.engine.store import Store
 
 log = logging.getLogger("hetexp")
 
@@ -51,17 +56,18 @@ class Session:
     def adapter(self) -> Any:
         """The model, loaded when first needed: a `Detector` or an `Answerer`."""
         cfg = self.cfg
-        return load_model(
-            cfg.model.name,
-            cfg.model.checkpoint,
-            device=pick_device(cfg.device),
-            dtype=getattr(torch, cfg.dtype.name),
-            revision=cfg.model.revision,
-            score_threshold=cfg.model.score_threshold,
-            autocast=None if cfg.autocast is None else cfg.autocast.name,
-            texts=config.texts(cfg),
-            wiring=cfg.model.wiring,
-        )
+        with uncollected():
+            return load_model(
+                cfg.model.name,
+                cfg.model.checkpoint,
+                device=pick_device(cfg.device),
+                dtype=getattr(torch, cfg.dtype.name),
+                revision=cfg.model.revision,
+                score_threshold=cfg.model.score_threshold,
+                autocast=None if cfg.autocast is None else cfg.autocast.name,
+                texts=config.texts(cfg),
+                wiring=cfg.model.wiring,
+            )
 
     @property
     def kind(self) -> str:
@@ -94,6 +100,18 @@ class Session:
         """What gives maps their thresholds."""
         return resolve_strategy(self.cfg)
 
+    def check_masks(self) -> None:
+        """Refuse a strategy for a model of which no masks are made.
+
+        Raises:
+            ConfigError: naming it.
+        """
+        if self.kind != "detection" and self.strategy != OTSU:
+            raise ConfigError(
+                f"threshold.strategy={self.strategy.name} binarises maps of detectors, and no masks are made of "
+                f"{self.adapter.name}: leave it out"
+            )
+
     @property
     def target(self) -> Any:
         """What is explained of every prediction."""
@@ -109,6 +127,8 @@ class Session:
     @cached_property
     def store(self) -> Store:
         """The store of this run; a shard keeps its own, so that its folder can be carried elsewhere."""
+        from hetexp.experiments.engine.store import Store  # pandas with it, and explaining one picture needs neither
+
         root = self.folder / "store" if self.is_shard else Path(self.cfg.paths.store)
         settings = {"target": self.cfg.target.name, "side": self.cfg.target.side, "batch_size": self.cfg.batch_size}
         if not self.cfg.perturb:
@@ -202,3 +222,8 @@ def open_session(cfg: DictConfig, folder: Path | None = None) -> Session:
         "config_hash": content_hash(resolved),
     }
     return Session(cfg, folder, methods, facts)
+
+
+def write_run(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write `run.json`: times, versions, machine facts and counts of skips, which are no results."""
+    atomic_write(folder / "run.json", json.dumps(facts, indent=2, sort_keys=True, default=str) + "\n")

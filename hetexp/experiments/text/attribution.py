@@ -18,6 +18,7 @@ from hetexp.errors import ConfigError, InputError
 from hetexp.evaluation.perturbation import FRACTIONS
 from hetexp.experiments.engine.chunks import Chunk, batches, make_chunks
 from hetexp.experiments.engine.compute import Attributed, compute_missing
+from hetexp.experiments.engine.host import on_host
 from hetexp.experiments.engine.memory import OutOfMemoryRetry
 from hetexp.experiments.engine.methods import MethodSpec
 from hetexp.experiments.engine.session import Session
@@ -78,11 +79,17 @@ def _attribute_chunk(
     def compute(batch: Sequence[EncodedSentence]) -> list[tuple[list[dict[str, Any]], dict[str, Tensor]]]:
         inputs = collate(pad, [(one.source, one.prefix) for one in batch])
         traces = observe(adapter, inputs, [[e.target for e in one.explained] for one in batch], methods)
-        out = []
-        for one, trace in zip(batch, traces, strict=True):
-            found = {n: x["text"][:, : len(one.source)].float().cpu() for n, x in attribute(trace, methods).items()}
-            out.append(([_row(adapter, one, e, trace.outputs["logits"]) for e in one.explained], found))
-        return out
+        found = on_host(
+            [
+                {name: x["text"][:, : len(one.source)].float() for name, x in attribute(trace, methods).items()}
+                for one, trace in zip(batch, traces, strict=True)
+            ]
+        )
+        logits = on_host([{"logits": trace.outputs["logits"]} for trace in traces])
+        return [
+            ([_row(adapter, one, e, of_one["logits"]) for e in one.explained], maps)
+            for one, of_one, maps in zip(batch, logits, found, strict=True)
+        ]
 
     for batch in batches(usable, batch_size):
         for own, found in retry(compute, batch, lambda one: f"sentence {one.sentence.id}"):

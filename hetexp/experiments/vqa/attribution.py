@@ -22,6 +22,7 @@ from hetexp.errors import CheckpointError, InputError
 from hetexp.evaluation.perturbation import FRACTIONS, PANELS, variants
 from hetexp.experiments.engine.chunks import Chunk, batches, make_chunks
 from hetexp.experiments.engine.compute import Attributed, compute_missing
+from hetexp.experiments.engine.host import on_host
 from hetexp.experiments.engine.memory import OutOfMemoryRetry
 from hetexp.experiments.engine.methods import MethodSpec
 from hetexp.experiments.engine.session import Session
@@ -102,15 +103,22 @@ def _attribute_chunk(
 
     def compute(batch: Sequence[EncodedQuestion]) -> list[tuple[int, dict[str, dict[str, Tensor]]]]:
         traces = observe(adapter, adapter.collate(batch), [[target]] * len(batch), methods)
-        out = []
-        for sample, trace in zip(batch, traces, strict=True):
-            found = attribute(trace, methods)
-            maps = {}
-            for name, streams in found.items():
-                text = streams["text"][0, : len(sample.input_ids)].float().cpu()
-                maps[name] = {"text": text, "image": streams["image"][0, : len(sample.features)].float().cpu()}
-            out.append((int(trace.outputs["logits"].argmax()), maps))
-        return out
+        tokens = [{"text": len(sample.input_ids), "image": len(sample.features)} for sample in batch]
+        found = on_host(
+            [
+                {
+                    (name, source): streams[source][0, :n].float()
+                    for name, streams in attribute(trace, methods).items()
+                    for source, n in sizes.items()
+                }
+                for trace, sizes in zip(traces, tokens, strict=True)
+            ]
+        )
+        best = on_host([{"best": trace.outputs["logits"].argmax()} for trace in traces])
+        return [
+            (int(one["best"]), {name: {source: maps[name, source] for source in sizes} for name in methods})
+            for one, maps, sizes in zip(best, found, tokens, strict=True)
+        ]
 
     for batch in batches(samples, session.cfg.batch_size):
         for best, maps in retry(compute, batch, lambda s: f"a question on image {s.image}"):

@@ -17,11 +17,12 @@ from hetexp.attribution.homologous import Homologous
 from hetexp.attribution.method import Method
 from hetexp.attribution.ours import Ours
 from hetexp.config import plain
+from hetexp.data.pictures import open_image
 from hetexp.data.regions import RegionStore, open_regions
 from hetexp.data.regions.features import extract
 from hetexp.data.vqa import Question, read_answers, read_questions
 from hetexp.errors import ConfigError, DataError, InputError
-from hetexp.experiments.engine.samples import DEFAULT_ITEMS, chosen_items, open_image, shown_methods
+from hetexp.experiments.engine.samples import DEFAULT_ITEMS, chosen_items, shown_methods
 from hetexp.experiments.engine.session import Session
 from hetexp.experiments.vqa.localise import annotations_of
 from hetexp.experiments.vqa.regions import image_file, regions_for

@@ -15,6 +15,11 @@ from hetexp.models.protocols import Answerer, EncodedQuestion
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
+Text = tuple[int, ...]  # token ids
+Name = str | int  # of an image, or the number of a sample whose image has none
+Regions = tuple[Name, tuple[int, ...]]  # an image and which of its regions are kept
+Job = tuple[Text, Regions]  # a distinct input
+
 
 def tokens_at_once(device: torch.device) -> int:
     """Tokens of one batch: few enough for activations that stay in a cache, or many to keep an accelerator busy."""
@@ -31,7 +36,7 @@ def answer_variants(
     """Top-1 answer of every distinct variant of every sample.
 
     Args:
-        wanted: per sample the variants to answer; repeated ones run once.
+        wanted: per sample the variants to answer; inputs that are the same run once, whoever asks for them.
         batch_tokens: tokens of one padded batch, at most; by default what suits the device.
         run: how batches that do not fit into memory are treated.
 
@@ -40,29 +45,33 @@ def answer_variants(
     """
     run = run or OutOfMemoryRetry("lower batch_tokens")
     batch_tokens = batch_tokens or tokens_at_once(adapter.device)
-    jobs = [(row, v) for row, variants in enumerate(wanted) for v in dict.fromkeys(variants)]
-    text_keys = {job: (job[0], job[1].text) for job in jobs}
-    region_keys = {job: (samples[job[0]].image or job[0], job[1].regions) for job in jobs}
-    owner = {region_keys[job]: job[0] for job in jobs}
+    ids = [tuple(sample.input_ids.tolist()) for sample in samples]
+    images = [sample.image or row for row, sample in enumerate(samples)]
+    owner = dict(zip(images, samples, strict=True))
 
-    def encode_text_keys(keys: Sequence[tuple[int, tuple[int, ...]]]) -> list[Tensor]:
-        return adapter.encode_texts([samples[row].input_ids[list(kept)] for row, kept in keys])
+    def job_of(row: int, variant: Variant) -> Job:
+        return tuple(ids[row][i] for i in variant.text), (images[row], variant.regions)
 
-    def encode_region_keys(keys: Sequence[tuple[str | int, tuple[int, ...]]]) -> list[Tensor]:
-        parts = [(samples[owner[key]], list(key[1])) for key in keys]
-        return adapter.encode_regions([(s.features[kept], s.boxes[kept]) for s, kept in parts])
+    def encode_texts(texts: Sequence[Text]) -> list[Tensor]:
+        return adapter.encode_texts([torch.tensor(text) for text in texts])
 
-    texts = in_batches(text_keys.values(), lambda key: (len(key[1]),), encode_text_keys, batch_tokens, run)
-    regions = in_batches(region_keys.values(), lambda key: (len(key[1]),), encode_region_keys, batch_tokens, run)
+    def embed_images(names: Sequence[Name]) -> list[Tensor]:
+        return adapter.embed_regions([(owner[name].features, owner[name].boxes) for name in names])
 
-    def answer_jobs(part: Sequence[tuple[int, Variant]]) -> list[int]:
-        logits = adapter.answer_parts(
-            [texts[text_keys[job]] for job in part], [regions[region_keys[job]] for job in part]
-        )
+    def encode_regions(parts: Sequence[Regions]) -> list[Tensor]:
+        return adapter.encode_regions([embedded[name][list(kept)] for name, kept in parts])
+
+    def answer(jobs: Sequence[Job]) -> list[int]:
+        logits = adapter.answer_parts([texts[text] for text, _ in jobs], [regions[part] for _, part in jobs])
         return logits.argmax(-1).tolist()
 
-    answers = in_batches(jobs, lambda job: (len(job[1].regions), len(job[1].text)), answer_jobs, batch_tokens, run)
-    return [{v: answers[row, v] for r, v in jobs if r == row} for row in range(len(samples))]
+    jobs = [{variant: job_of(row, variant) for variant in variants} for row, variants in enumerate(wanted)]
+    asked = list(dict.fromkeys(job for of_sample in jobs for job in of_sample.values()))
+    texts = in_batches([text for text, _ in asked], lambda text: (len(text),), encode_texts, batch_tokens, run)
+    embedded = in_batches(images, lambda name: (len(owner[name].features),), embed_images, batch_tokens, run)
+    regions = in_batches([part for _, part in asked], lambda part: (len(part[1]),), encode_regions, batch_tokens, run)
+    answers = in_batches(asked, lambda job: (len(job[1][1]), len(job[0])), answer, batch_tokens, run)
+    return [{variant: answers[job] for variant, job in of_sample.items()} for of_sample in jobs]
 
 
 def in_batches(

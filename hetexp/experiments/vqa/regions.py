@@ -8,9 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from hetexp.data.coco import ItemError
+from hetexp.data.pictures import open_image
 from hetexp.data.regions import Regions, RegionStore
 from hetexp.errors import ConfigError, DataError
-from hetexp.experiments.engine.samples import open_image
 from hetexp.experiments.engine.session import Session
 from hetexp.models.protocols import ReadsPictures
 

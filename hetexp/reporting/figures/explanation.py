@@ -14,7 +14,7 @@ from hetexp.reporting.figures.style import styled
 from hetexp.reporting.names import method_name
 from hetexp.reporting.samples import StoredExplanation
 
-SIDE = 900  # pixels of a drawn image, about those of a cell in print
+SIDE = 640  # pixels of a drawn image: a cell, two inches at most, has fewer in print
 LINE = 0.12  # inches from one line of text to the next
 
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from scipy import ndimage
 
 from hetexp.evaluation.ground_truth import grid_mean
 from hetexp.evaluation.localisation import coverage, relevance_mass_accuracy
@@ -66,6 +65,8 @@ def without_specks(mask: np.ndarray) -> np.ndarray:
 
 def _parts(mask: np.ndarray, most: float) -> np.ndarray:
     """The connected parts of a mask that have fewer pixels than `most`."""
+    from scipy import ndimage  # most figures outline nothing
+
     labels, _ = ndimage.label(mask)
     small = np.bincount(labels.ravel()) < most
     small[0] = False  # what is no part of it

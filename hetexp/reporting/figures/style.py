@@ -22,9 +22,10 @@ from matplotlib import font_manager
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from hetexp.attribution.registry import METHODS, MethodRecord
-from hetexp.files import atomic_write
+from hetexp.files import PNG_COMPRESSION, atomic_write
 from hetexp.reporting.names import in_order, is_control
 
 log = logging.getLogger("hetexp")
@@ -124,11 +125,11 @@ def method_styles(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-# What a file of each kind would say of when and by what it was written.
-_METADATA: dict[str, dict[str, Any]] = {
-    "png": {"Software": None},
-    "pdf": {"CreationDate": None, "Producer": None},
-    "svg": {"Date": None, "Creator": None},
+# How each kind is written, and that it says neither when nor by what.
+_WRITING: dict[str, dict[str, Any]] = {
+    "png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": PNG_COMPRESSION}},
+    "pdf": {"metadata": {"CreationDate": None, "Producer": None}},
+    "svg": {"metadata": {"Date": None, "Creator": None}},
 }
 
 
@@ -136,13 +137,26 @@ def save(figure: Figure, stem: Path, kinds: Iterable[str] = ("png", "pdf")) -> l
     """Write a figure as `<stem>.png` and so on, equal bytes for equal content, and close it."""
     paths = []
     _warn_of_boxes(figure)
+    with styled():
+        used = _used(figure)
     for kind in kinds:
         buffer = io.BytesIO()
         with styled():
-            figure.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=0.02, metadata=_METADATA[kind])
+            figure.savefig(buffer, format=kind, bbox_inches=used, **_WRITING[kind])
         paths.append(atomic_write(stem.with_name(f"{stem.name}.{kind}"), buffer.getvalue()))
     plt.close(figure)
     return paths
+
+
+def _used(figure: Figure) -> Bbox:
+    """The part of a figure that is drawn on and a little margin, in inches: what "tight" finds, once for all kinds."""
+    shown = figure.dpi
+    figure.dpi = mpl.rcParams["savefig.dpi"]
+    try:
+        figure.draw_without_rendering()
+        return figure.get_tightbbox().padded(0.02)
+    finally:
+        figure.dpi = shown
 
 
 def grey(image: np.ndarray) -> np.ndarray:

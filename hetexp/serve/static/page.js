@@ -17,7 +17,7 @@ const state = {
   pointed: null, // row under the pointer or the focus, shown before the chosen one
   turn: 0, // of requests: an answer to an older one is dropped
 };
-const outlines = { key: null, canvas: null, pending: null };
+const outlines = { key: null, canvas: null, pending: null, aborter: null }; // of the maps that are shown
 
 const unit = () => canvas.width / (canvas.clientWidth || canvas.width); // canvas pixels per pixel of the screen
 const isDetector = () => state.about.kind === "detection";
@@ -100,8 +100,14 @@ async function take(source) {
 function forget() {
   state.found = null;
   state.pinned = state.pointed = null;
+  dropDrawings();
+}
+
+// What was drawn of other maps, and the outline of one of them that is on its way.
+function dropDrawings() {
   state.painted.clear();
-  outlines.key = null;
+  outlines.aborter?.abort();
+  Object.assign(outlines, { key: null, canvas: null, pending: null, aborter: null });
 }
 
 async function relevanceOf(wanted) {
@@ -132,8 +138,7 @@ async function explain() {
     }
     if (!current()) return;
     state.found = { ...found, maps: new Map([[row, found]]), asked: ask() };
-    state.painted.clear();
-    outlines.key = null;
+    dropDrawings();
     state.pinned = row;
     state.pointed = null;
     if (targetChosen() === "predicted" && found.contrast !== undefined) chooseOther(found.contrast); // what suggests itself
@@ -183,22 +188,22 @@ function outlineOf(row) {
     outlines.pending = key;
     outlines.aborter?.abort();
     outlines.aborter = new AbortController();
-    fetchOutline(key, row, outlines.aborter.signal, state.found);
+    fetchOutline(key, row, outlines.aborter.signal);
   }
   return null;
 }
 
-async function fetchOutline(key, row, signal, found) {
+async function fetchOutline(key, row, signal) {
   try {
     const bitmap = await createImageBitmap(await server.mask(state.picture.token, askMask(row), signal));
-    if (found !== state.found || outlines.pending !== key) return;
+    if (signal.aborted) return;
     outlines.key = key;
     outlines.canvas = draw.outline(bitmap, canvas.width, canvas.height, unit());
     redraw();
   } catch (error) {
     if (error.name !== "AbortError") complain(error);
   } finally {
-    if (outlines.pending === key) outlines.pending = null;
+    if (!signal.aborted) outlines.pending = null;
   }
 }
 
@@ -233,6 +238,7 @@ function drawDetections(row, hasMap) {
   if (hasMap && $("masked").checked) {
     const outline = outlineOf(row);
     if (outline) context.drawImage(outline, 0, 0);
+    canvas.toggleAttribute("data-outlined", Boolean(outline));
   }
   const label = (r) => `${r.label} ${r.score.toFixed(2)}`;
   state.found.rows.forEach((r, i) => i !== row && draw.box(context, r.box, row === null ? label(r) : "", false, unit()));

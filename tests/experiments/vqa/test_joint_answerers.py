@@ -27,7 +27,7 @@ from hetexp import load_model
 from hetexp.errors import CheckpointError, ConfigError, InputError
 from hetexp.evaluation.perturbation import FRACTIONS, PANELS, n_kept
 from hetexp.experiments.engine.session import Session, open_session
-from hetexp.experiments.tasks import explain_own
+from hetexp.experiments.explain_own import explain_own
 from hetexp.experiments.vqa.attribution import attribute_all
 from hetexp.experiments.vqa.measure import read_outcome
 from hetexp.models.protocols import EncodedQuestion, ReadsPictures
@@ -168,7 +168,7 @@ def test_padding_and_batching_change_no_logit(joint_config: Compose, toy: Toy, t
     together = adapter.predict(adapter.collate(encoded))
     parts = adapter.answer_parts(
         adapter.encode_texts([e.input_ids for e in encoded]),
-        adapter.encode_regions([(e.features, e.boxes) for e in encoded]),
+        adapter.encode_regions(adapter.embed_regions([(e.features, e.boxes) for e in encoded])),
     )
     for row, one in enumerate(encoded):
         alone = adapter.predict(adapter.collate([one]))[0]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +55,7 @@ def test_reference_answers_and_logits(
         kept = plan[panel, f]
         texts = adapter.encode_texts([sample.input_ids[list(kept.text)]])
         boxes = list(kept.regions)
-        regions = adapter.encode_regions([(sample.features[boxes], sample.boxes[boxes])])
+        regions = adapter.encode_regions([adapter.embed_regions([(sample.features, sample.boxes)])[0][boxes]])
         assert np.abs(adapter.answer_parts(texts, regions).numpy()[0] - expected).max() < 1e-4
 
 
@@ -63,7 +68,7 @@ def test_padding_and_batching_change_no_logit(adapter: LxmertAdapter, sample: En
     ]
     texts = [sample.input_ids[list(t)] for t, _ in kept]
     regions = [(sample.features[list(r)], sample.boxes[list(r)]) for _, r in kept]
-    together = adapter.answer_parts(adapter.encode_texts(texts), adapter.encode_regions(regions))
+    together = adapter.answer_parts(adapter.encode_texts(texts), adapter.encode_regions(adapter.embed_regions(regions)))
     for row, (t, r) in enumerate(zip(texts, regions, strict=True)):
         alone = adapter.predict({"input_ids": t[None], "visual_feats": r[0][None], "visual_pos": r[1][None]})[0]
         assert torch.allclose(together[row], alone, atol=1e-5)
@@ -84,6 +89,27 @@ def test_repeated_variants_run_once(
     out = answer_variants(adapter, [sample, sample], [twice, twice])
     assert sum(seen) == 4
     assert out[0] == out[1]
+
+
+def test_what_several_questions_share_runs_once(
+    adapter: LxmertAdapter, sample: EncodedQuestion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inputs are told apart by what is fed: two questions of one picture without their words are one."""
+    counts: Counter[str] = Counter()
+
+    def counted(name: str, original: Callable[[Any], list[torch.Tensor]], parts: Sequence[Any]) -> list[torch.Tensor]:
+        counts[name] += len(parts)
+        return original(parts)
+
+    for name in ("encode_texts", "embed_regions", "encode_regions"):
+        monkeypatch.setattr(adapter, name, partial(counted, name, getattr(adapter, name)))
+    one = replace(sample, image="a")
+    other = replace(one, input_ids=torch.cat([one.input_ids[:3], one.input_ids[-1:]]))
+    empty = Variant((0, 7), (1, 2))
+    wanted = [[whole(one), empty], [whole(other), replace(empty, text=(0, 3))]]
+    answers = answer_variants(adapter, [one, other], wanted)
+    assert counts == {"encode_texts": 3, "embed_regions": 1, "encode_regions": 2}
+    assert answers[0][empty] == answers[1][Variant((0, 3), (1, 2))]
 
 
 def test_collate_pads_to_the_longest(adapter: LxmertAdapter, sample: EncodedQuestion) -> None:

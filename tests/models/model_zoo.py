@@ -1,32 +1,29 @@
-"""Small random checkpoints of every supported architecture, each with inputs and targets, for timing whole models.
+"""A small random model of every supported architecture, with inputs and targets.
 
-The models are those that the tests compare with the oracle, saved as their library saves them.
+The models are those that the tests compare with the oracle.
 """
 
 from __future__ import annotations
 
-import sys
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import sampled_models
+import test_blip
+import test_conditional_detr
+import test_dense_detectors
+import test_encoder_decoders
+import test_joint_streams
+import test_owl
+import test_two_towers
+import tiny
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
-
-TESTS = Path(__file__).resolve().parents[1] / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "models")]
-import sampled_models  # noqa: E402
-import test_blip  # noqa: E402
-import test_conditional_detr  # noqa: E402
-import test_dense_detectors  # noqa: E402
-import test_encoder_decoders  # noqa: E402
-import test_joint_streams  # noqa: E402
-import test_owl  # noqa: E402
-import test_two_towers  # noqa: E402
-import tiny  # noqa: E402
 
 DETECTIONS = [(0, 1), (1, 2), (0, 3)]  # targets: index of the logit, query
 SENTENCE = [(4, 1), (7, 3), (5, 4)]
@@ -41,11 +38,12 @@ class Entry:
     targets: list[tuple[int, int | None]]
 
     def write(self, folder: Path) -> None:
-        """Save model and inputs in float32."""
+        """Save model and inputs in float32, and the targets."""
         disable_progress_bar()
         self.build().float().save_pretrained(folder)
         inputs = {k: v.float() if v.is_floating_point() else v for k, v in self.inputs().items()}
         save_file({k: v.contiguous() for k, v in inputs.items()}, folder / "inputs.safetensors")
+        (folder / "targets.json").write_text(json.dumps(self.targets), encoding="utf-8")
 
 
 def _detector(build: Callable[[], Any], side: tuple[int, int] = (64, 96)) -> Entry:
