@@ -93,10 +93,11 @@ def estimates_of(
     if not all(_same_detections(sets[0], one) for one in sets):
         return [one.estimates(counts, names) for one in sets]
     images = len(sets[0].images)
-    once = np.ones((1, images), dtype=np.int32)  # the images as they are, before all resamples
+    smallest = np.min_scalar_type(int(counts.max(initial=1)))  # a byte, or weights would be the largest arrays of all
+    once = np.ones((1, images), dtype=smallest)  # the images as they are, before all resamples
     return [
         {name: Estimate(100 * float(values[0]), 100 * values[1:], images) for name, values in metrics.items()}
-        for metrics in _metrics(sets, np.concatenate([once, counts]), names)
+        for metrics in _metrics(sets, np.concatenate([once, counts], dtype=smallest, casting="unsafe"), names)
     ]
 
 
@@ -141,8 +142,7 @@ def _categories(
     sets: Sequence[Matches], counts: Counts, areas: Sequence[int]
 ) -> Iterator[tuple[int, NDArray[np.bool_], list[tuple[Floats, Floats]]]]:
     """Per category and area: which lists hold objects [B], and of every set precision and recall [B, T] there."""
-    smallest = np.min_scalar_type(int(counts.max(initial=0)))  # a byte, or weights would be the largest array of all
-    first, by_image = sets[0], np.ascontiguousarray(counts.T.astype(smallest))
+    first, by_image = sets[0], np.ascontiguousarray(counts.T)
     for category in np.unique(first.object_category):
         objects = np.flatnonzero(first.object_category == category)
         found = np.flatnonzero(first.category == category)
@@ -152,9 +152,9 @@ def _categories(
             counted = first.object_image[objects[~first.object_ignored[area, objects]]]
             if not len(counted):
                 continue
-            of_image = np.bincount(counted).astype(np.int32)
+            of_image = np.bincount(counted)
             present = np.flatnonzero(of_image)
-            number = (of_image[present] @ by_image[present]).astype(np.int64)
+            number = np.einsum("i,ib->b", of_image[present], by_image[present], dtype=np.int64)  # @ would widen a copy
             matched, ignored = (
                 np.concatenate([getattr(one, name)[area][:, found] for one in sets]) for name in ("matched", "ignored")
             )

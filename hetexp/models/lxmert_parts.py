@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import LxmertForQuestionAnswering
 
-from hetexp.models.packed import Block, attended, blocks, by_length, distinct_rows, inverse, projected
+from hetexp.models.packed import Block, attended, blocks, by_length, inverse, pack_distinct, projected
 
 
 @torch.no_grad()
@@ -70,7 +70,7 @@ def answer(model: LxmertForQuestionAnswering, texts: Sequence[Tensor], regions: 
     text_image, image_text = blocks(n_text, n_image), blocks(n_image, n_text)
 
     # A part that recurs (the text when regions are removed, and the other way round) is projected once.
-    hidden, rows = distinct_rows([*texts, *regions])
+    hidden, rows = pack_distinct([*texts, *regions])
     *layers, last = model.lxmert.encoder.x_layers
     both = hidden.index_select(0, rows)
     for number, layer in enumerate(layers):

@@ -23,7 +23,7 @@ def blocks(n_queries: Sequence[int], n_keys: Sequence[int]) -> list[Block]:
     return [(sum(1 for _ in members), *lengths) for lengths, members in pairs]
 
 
-def distinct_rows(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def pack_distinct(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Packed parts [n, d], an object that recurs only once.
 
     Returns:

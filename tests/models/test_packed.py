@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hetexp.models.joint_stream import JointAnswerer
 from hetexp.models.lxmert import LxmertAdapter
-from hetexp.models.packed import attended, blocks, by_length, distinct_rows, inverse, projected
+from hetexp.models.packed import attended, blocks, by_length, inverse, pack_distinct, projected
 from hetexp.models.vilt import ViltAdapter
 from hetexp.models.visual_bert import VisualBertAdapter
 
@@ -53,7 +53,7 @@ def test_one_product_is_that_of_every_layer(bias: bool) -> None:
 def test_a_part_that_recurs_is_there_once() -> None:
     a, b, none = torch.randn(2, 3), torch.randn(4, 3), torch.zeros(0, 3)
     parts = [a, b, none, a, b]
-    distinct, rows = distinct_rows(parts)
+    distinct, rows = pack_distinct(parts)
     assert torch.equal(distinct, torch.cat([a, b]))
     assert torch.equal(distinct[rows], torch.cat(parts))
 
