@@ -103,7 +103,7 @@ class BlipAdapter(Writer):
         shape = (len(inputs["pixel_values"]), 1 + len(self._patches(inputs).tokens))
         return {
             "image": torch.ones(shape, dtype=torch.bool),
-            "text": torch.ones(inputs["input_ids"].shape, dtype=torch.bool),
+            "text": mask_of(None, inputs["input_ids"]),
             **super().valid(inputs, notes),
         }
 

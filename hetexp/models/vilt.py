@@ -14,7 +14,7 @@ from transformers import ViltForQuestionAnswering
 from hetexp.models.joint_stream import JointAnswerer
 from hetexp.models.observe import replaced
 from hetexp.models.observed_run import Inputs, Place, Question, Run, sequence
-from hetexp.models.processed import as_list
+from hetexp.models.processed import as_list, mask_of
 
 
 class ViltAdapter(JointAnswerer):
@@ -81,7 +81,8 @@ class ViltAdapter(JointAnswerer):
             yield notes
 
     def valid(self, inputs: Inputs, notes: Mapping[str, Any]) -> dict[str, Tensor]:
-        return {"joint": torch.cat([inputs["attention_mask"].bool().cpu(), notes["mask"].cpu()], 1)}
+        words = mask_of(inputs["attention_mask"], inputs["input_ids"])
+        return {"joint": torch.cat([words, notes["mask"].cpu()], 1)}
 
     def places(self, run: Run, item: int) -> dict[str, Place]:
         text = run.inputs["input_ids"].shape[1]

@@ -62,7 +62,7 @@ class VisualBertAdapter(WithTokenizer, JointAnswerer):
 
     def valid(self, inputs: Inputs, notes: Mapping[str, Any]) -> dict[str, Tensor]:
         regions = mask_of(inputs.get("visual_attention_mask"), inputs["visual_embeds"])
-        return {"joint": torch.cat([inputs["attention_mask"].bool().cpu(), regions], 1)}
+        return {"joint": torch.cat([mask_of(inputs["attention_mask"], inputs["input_ids"]), regions], 1)}
 
     def places(self, run: Run, item: int) -> dict[str, Place]:
         text, regions = run.inputs["input_ids"].shape[1], run.inputs["visual_embeds"].shape[1]

@@ -85,11 +85,12 @@ def _attribute_chunk(
                 for one, trace in zip(batch, traces, strict=True)
             ]
         )
-        logits = on_host([{"logits": trace.outputs["logits"]} for trace in traces])
-        return [
-            ([_row(adapter, one, e, of_one["logits"]) for e in one.explained], maps)
-            for one, of_one, maps in zip(batch, logits, found, strict=True)
-        ]
+        written = on_host([_written(one, trace.outputs["logits"]) for one, trace in zip(batch, traces, strict=True)])
+        out = []
+        for one, maps, read in zip(batch, found, written, strict=True):
+            tokens = zip(one.explained, read["probability"].tolist(), read["best"].tolist(), strict=True)
+            out.append(([_row(adapter, one, *token) for token in tokens], maps))
+        return out
 
     for batch in batches(usable, batch_size):
         for own, found in retry(compute, batch, lambda one: f"sentence {one.sentence.id}"):
@@ -103,9 +104,17 @@ def _attribute_chunk(
     return Attributed(tables, _perturbed(adapter, usable, relevance, retry))
 
 
-def _row(adapter: TextToText, one: EncodedSentence, explained: ExplainedToken, logits: Tensor) -> dict[str, Any]:
-    """What evaluation needs to know of one explained token; `logits` are those of every decoder position."""
-    own = logits[explained.position]
+def _written(one: EncodedSentence, logits: Tensor) -> dict[str, Tensor]:
+    """Probability of every explained token, and the best token in its place [k], from logits [positions, tokens]."""
+    own = logits[[e.position for e in one.explained]]
+    token = torch.tensor([e.token for e in one.explained], device=logits.device)
+    return {"probability": own.double().softmax(-1).gather(1, token[:, None])[:, 0], "best": own.argmax(-1)}
+
+
+def _row(
+    adapter: TextToText, one: EncodedSentence, explained: ExplainedToken, probability: float, best: int
+) -> dict[str, Any]:
+    """What evaluation needs to know of one explained token: its probability, and the best token in its place."""
     return {
         "sentence": one.sentence.id,
         "group": one.sentence.group,
@@ -113,8 +122,8 @@ def _row(adapter: TextToText, one: EncodedSentence, explained: ExplainedToken, l
         "role": explained.role,
         "position": explained.position,
         "token": adapter.words(torch.tensor([explained.token]))[0],
-        "probability": float(own.double().softmax(-1)[explained.token]),
-        "right": int(own.argmax()) == explained.token,
+        "probability": probability,
+        "right": best == explained.token,
         "source": json.dumps(adapter.words(one.source)),
         "words": json.dumps(one.words),
         "deciding": json.dumps(explained.deciding),
